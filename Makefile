@@ -1,0 +1,49 @@
+# Five verbs: serve, test, check, bench, clean. Everything else is in README.md.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help serve test check bench lock clean
+
+help: ## show what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+serve: $(VENV)/.ready ## start the service on 127.0.0.1:8000
+	@$(BIN)/aigbb serve $(ARGS)
+
+test: $(VENV)/.tests ## install what tests need and run them all
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+check: $(VENV)/.tests ## lint and types only
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.ready ## measure this checkout beside plain jupyter_client
+	$(BIN)/python -m benchmarks.first $(ARGS)
+
+lock: $(VENV)/.ready ## renew requirements.lock
+	$(UV) pip compile -q --universal --python-version 3.11 --no-header --no-annotate requirements.txt tests/requirements.txt -o requirements.lock
+
+clean: ## remove the virtual environment (the service's home .aigbb stays)
+	rm -rf $(VENV)
+
+$(UV):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "aigbb-functions needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0] + "; run: make PYTHON=python3.12 serve")'
+	@echo "Creating $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' requirements.txt)"
+
+$(VENV)/.ready: requirements.txt kernels/requirements.txt requirements.lock pyproject.toml | $(UV)
+	@echo "Installing the service's packages ..."
+	@$(UV) pip install --quiet --python $(BIN)/python -r requirements.txt -c requirements.lock
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+$(VENV)/.tests: tests/requirements.txt $(VENV)/.ready
+	@echo "Installing what the tests need ..."
+	@$(UV) pip install --quiet --python $(BIN)/python -r tests/requirements.txt -c requirements.lock
+	@touch $@

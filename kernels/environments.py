@@ -1,0 +1,178 @@
+"""Generations: immutable environments, built aside, numbered, and never installed into again."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import shutil
+import sys
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from kernels.errors import BuildFailed, IndexUnavailable, InsufficientStorage
+from kernels.home import Home, write_atomically
+from kernels.packages import Lock, Uv
+from kernels.progress import Report, Step
+from kernels.sandbox import Finished
+
+KERNEL_PREFIX = "aigbb_functions_kernel_"
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Environment N with its lock, on disk and complete."""
+
+    number: int
+    folder: Path
+    lock: Lock
+
+    @property
+    def kernel_name(self) -> str:
+        """The kernelspec's name."""
+        return f"{KERNEL_PREFIX}{self.number}"
+
+    @property
+    def python(self) -> Path:
+        """The environment's interpreter."""
+        return self.folder / "venv" / "bin" / "python"
+
+    @property
+    def pointer(self) -> Path:
+        """A file with the path of the snapshot that its kernels show; replaced, never edited."""
+        return self.folder / "snapshot"
+
+    @property
+    def kernelspecs(self) -> Path:
+        """A shelf with its own kernelspec alone: what our pool starts it by."""
+        return self.folder / "kernelspecs"
+
+    def in_use(self) -> bool:
+        """Whether a kernel of it runs, ours or a notebook's: each holds a shared lock on the folder."""
+        try:
+            descriptor = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+
+@dataclass(frozen=True)
+class Environments:
+    """Builds, finds and deletes generations under one home."""
+
+    home: Home
+    uv: Uv
+
+    async def build(self, number: int, lock: Lock, previous: Generation | None, report: Report) -> Generation:
+        """Install `lock` into a fresh environment and give it its number.
+
+        It is made under another name and renamed when complete, so a folder with a number is whole.
+        Raises BuildFailed, IndexUnavailable, InsufficientStorage; what was begun is removed.
+        """
+        aside = self.home.generations / f".building-{number}"
+        final = self.home.generations / str(number)
+        await asyncio.to_thread(_remove, aside, final)
+        try:
+            aside.mkdir(mode=0o700)
+            await self._install(aside, lock, report)
+            if previous is not None:
+                await asyncio.to_thread(_carry_bytecode, previous.folder / "venv", aside / "venv")
+            aside.rename(final)
+        except OSError as error:
+            raise InsufficientStorage(f"The environment could not be written: {error.strerror}.") from error
+        finally:
+            await asyncio.to_thread(_remove, aside)
+        return Generation(number, final, lock)
+
+    async def _install(self, folder: Path, lock: Lock, report: Report) -> None:
+        write_atomically(folder / "lock.txt", lock.text)
+        facts = {"python": sys.version.split()[0], "digest": lock.digest}
+        write_atomically(folder / "generation.json", json.dumps(facts))
+        report(Step("install", "Creating the environment"))
+        venv, python = folder / "venv", folder / "venv" / "bin" / "python"
+        made = await self.uv.run("venv", "-q", "--relocatable", "--python", self.uv.python, venv)
+        _raise_for(made)
+        arguments = ("--require-hashes", "--no-build", "--python", python, folder / "lock.txt")
+        report(Step("download", "Fetching what is not cached"))
+        _raise_for(await self.uv.run("pip", "sync", *arguments, report=report))
+
+    def find(self, number: int, lock: Lock) -> Generation | None:
+        """The generation if its folder is there with a working interpreter, else None."""
+        generation = self.at(number, lock)
+        return generation if os.access(generation.python, os.X_OK) else None
+
+    def at(self, number: int, lock: Lock | None = None) -> Generation:
+        """The generation of a number, there or not."""
+        return Generation(number, self.home.generations / str(number), lock or Lock(""))
+
+    def numbers(self) -> Iterator[int]:
+        """The numbers on disk."""
+        return (int(f.name) for f in self.home.generations.iterdir() if f.name.isdecimal())
+
+    def sweep(self, committed: Collection[int]) -> None:
+        """Delete what a killed service left: half-built folders, and whole ones that never came to serve."""
+        for left in self.home.generations.glob(".*"):
+            _remove(left)
+        for number in set(self.numbers()) - set(committed):
+            self._delete(number)
+
+    def prune(self, keep: Collection[int], newest: int) -> list[int]:
+        """Delete generations older than `newest` that are neither kept nor in use. Returns their numbers."""
+        old = [n for n in sorted(self.numbers()) if n < newest and n not in keep and not self.at(n).in_use()]
+        for number in old:
+            self._delete(number)
+        return old
+
+    def _delete(self, number: int) -> None:
+        """Renamed first: a folder with a number is whole, even when we are killed in between."""
+        doomed = self.home.generations / f".removing-{number}"
+        self.at(number).folder.rename(doomed)
+        _remove(doomed)
+
+
+def _remove(*folders: Path) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=not folder.exists())
+
+
+def _raise_for(finished: Finished) -> None:
+    if finished.returncode == 0 and not finished.timed_out:
+        return
+    log = finished.stderr.strip()[-4000:]
+    if "No space left on device" in log:
+        raise InsufficientStorage("The disk is full.", log=log)
+    if "Failed to fetch" in log or "error sending request" in log or "Failed to download" in log:
+        raise IndexUnavailable("A package could not be downloaded.", log=log)
+    raise BuildFailed("The environment could not be installed.", log=log)
+
+
+def _carry_bytecode(old: Path, new: Path) -> None:
+    """Link the compiled files of packages that did not change: same inode, same source, same bytecode.
+
+    Both environments link to the installer's cache; a package that moved has another inode and is skipped.
+    """
+    library = Path("lib", f"python{sys.version_info[0]}.{sys.version_info[1]}", "site-packages")
+    for folder, _, files in os.walk(old / library):
+        if Path(folder).name != "__pycache__":
+            continue
+        there = new / Path(folder).relative_to(old)
+        for name in files:
+            source = f"{name.split('.')[0]}.py"
+            if _same_file(Path(folder).parent / source, there.parent / source):
+                there.mkdir(exist_ok=True)
+                os.link(Path(folder, name), there / name)
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,189 @@
+"""The error tree, engine's half; the doors' half is `server.errors`.
+
+AigbbError
+├── InvalidRequirement          422  a package line that is not a plain requirement
+├── ResolveError                     the packages of all functions do not fit together
+│   ├── PackageNotFound         422
+│   ├── VersionNotFound         422
+│   ├── DependencyConflict      409
+│   ├── BuildNotAllowed         422  only a source distribution exists
+│   ├── PythonVersionMismatch   422
+│   └── IndexUnavailable        503
+├── BuildFailed                 500  an environment could not be installed
+├── InsufficientStorage         507
+├── ProbeError                       a function does not work in its environment
+│   ├── ImportFailed            422
+│   ├── MissingDependency       422
+│   ├── ImportTimeout           422
+│   ├── ProbeCrashed            422
+│   └── SchemaError             422
+├── KernelStartFailed           503
+├── PoolExhausted               503
+├── SessionNotFound             404
+├── SessionExists               409
+└── SessionBusy                 409  nothing to interrupt, or one operation too many
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class AigbbError(Exception):
+    """Root of everything this project raises on purpose.
+
+    Attributes:
+        code: stable machine name. status: the HTTP status a door answers with.
+        detail: what happened, one sentence. hint: what to do next. extra: more members of the answer.
+    """
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+    hint: str = ""
+
+    def __init__(self, detail: str, *, hint: str | None = None, **extra: Any) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.extra = extra
+        if hint is not None:
+            self.hint = hint
+
+
+class InvalidRequirement(AigbbError):
+    """A package line that is an option, a URL, a path, or not a requirement at all."""
+
+    code, status = "invalid_requirement", 422
+    hint = 'Give names and versions only, such as "requests" or "pandas>=2,<3", one requirement each.'
+
+
+class ResolveError(AigbbError):
+    """The packages of all functions together have no solution."""
+
+
+class PackageNotFound(ResolveError):
+    """The package index knows no such distribution."""
+
+    code, status = "package_not_found", 422
+    hint = "Check the spelling; the distribution's name may differ from the import's name."
+
+
+class VersionNotFound(ResolveError):
+    """The distribution exists, the version asked for does not."""
+
+    code, status = "version_not_found", 422
+    hint = "Loosen the version, or leave it out to take what fits."
+
+
+class DependencyConflict(ResolveError):
+    """Two requirements exclude each other."""
+
+    code, status = "dependency_conflict", 409
+    hint = "Loosen one of the listed requirements; all functions share one environment."
+
+
+class BuildNotAllowed(ResolveError):
+    """There is no wheel, and building a source distribution would run its code."""
+
+    code, status = "build_not_allowed", 422
+    hint = "Choose a version that ships a wheel for this Python and platform."
+
+
+class PythonVersionMismatch(ResolveError):
+    """The package needs another Python."""
+
+    code, status = "python_version_mismatch", 422
+    hint = "Choose a version that supports the kernel's Python, or start the service with another Python."
+
+
+class IndexUnavailable(ResolveError):
+    """The package index did not answer."""
+
+    code, status = "index_unavailable", 503
+    hint = "Nothing was changed. Check the network or the index settings, then send the same request again."
+
+
+class BuildFailed(AigbbError):
+    """The environment could not be installed."""
+
+    code, status = "build_failed", 500
+    hint = "Nothing was changed. The last lines of the installer are in `log`."
+
+
+class InsufficientStorage(AigbbError):
+    """The disk is full."""
+
+    code, status = "insufficient_storage", 507
+    hint = "Nothing was changed. Free space under the home folder, then send the same request again."
+
+
+class ProbeError(AigbbError):
+    """A function does not work in the environment that would serve it."""
+
+
+class ImportFailed(ProbeError):
+    """Importing the function's file raised."""
+
+    code, status = "import_failed", 422
+    hint = "The source runs once on import; fix what it raises, or move that code into the function."
+
+
+class MissingDependency(ProbeError):
+    """Importing the function's file asked for a module that no package of it provides."""
+
+    code, status = "missing_dependency", 422
+
+
+class ImportTimeout(ProbeError):
+    """Importing the function's file did not come to an end."""
+
+    code, status = "import_timeout", 422
+    hint = "The source runs once on import; move long or waiting work into the function."
+
+
+class ProbeCrashed(ProbeError):
+    """Importing the function's file ended the process."""
+
+    code, status = "probe_crashed", 422
+    hint = "The source must not exit, abort or kill its process on import."
+
+
+class SchemaError(ProbeError):
+    """A parameter's type has no JSON form."""
+
+    code, status = "schema_error", 422
+    hint = "Annotate with types that JSON can carry: str, int, list, dict, Literal, dataclasses, models."
+
+
+class KernelStartFailed(AigbbError):
+    """A kernel process ended or hung before it was ready."""
+
+    code, status = "kernel_start_failed", 503
+    hint = "Run `aigbb doctor`; the kernel's last words are in `log`."
+
+
+class PoolExhausted(AigbbError):
+    """Everything is running and enough is waiting already."""
+
+    code, status = "pool_exhausted", 503
+    hint = "Wait for the seconds in Retry-After, then send the same request again."
+
+
+class SessionNotFound(AigbbError):
+    """No such session; it may have expired."""
+
+    code, status = "session_not_found", 404
+    hint = "Sessions end when idle. Open a new one with POST /sessions, or leave `session` out."
+
+
+class SessionExists(AigbbError):
+    """The id is taken."""
+
+    code, status = "session_exists", 409
+    hint = "Use the session that is there, delete it first, or leave `id` out to get a fresh one."
+
+
+class SessionBusy(AigbbError):
+    """The operation does not fit what the session is doing."""
+
+    code, status = "session_busy", 409
+    hint = "Wait for the running execution, or POST /sessions/{id}/interrupt."

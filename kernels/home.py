@@ -1,0 +1,106 @@
+"""The one folder that holds runtime data, and the short-lived one that holds sockets."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where everything lives. Readable by its owner only; safe to delete while nothing runs."""
+
+    path: Path
+    cache: Path
+
+    @classmethod
+    def create(cls, path: Path, cache: Path | None = None) -> Home:
+        """Make the folders that are missing. Raises OSError where the disk says no."""
+        home = cls(path.absolute(), (cache or path / "cache").absolute())
+        for folder in (home.path, home.generations, home.snapshots, home.work, home.logs, home.cache):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        home.path.chmod(0o700)
+        return home
+
+    @property
+    def generations(self) -> Path:
+        """One folder a generation, named by its number."""
+        return self.path / "generations"
+
+    @property
+    def snapshots(self) -> Path:
+        """One folder a snapshot, named by its number."""
+        return self.path / "snapshots"
+
+    @property
+    def work(self) -> Path:
+        """One working folder a kernel, gone with it."""
+        return self.path / "work"
+
+    @property
+    def logs(self) -> Path:
+        """What kernels write before they can speak Jupyter."""
+        return self.path / "logs"
+
+    @property
+    def database(self) -> Path:
+        """The registry."""
+        return self.path / "registry.sqlite3"
+
+    @property
+    def token(self) -> Path:
+        """The generated token, mode 0600."""
+        return self.path / "token"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the service that runs on this home."""
+        return self.path / "service.lock"
+
+    @contextmanager
+    def runtime(self) -> Iterator[Path]:
+        """A private folder with a path short enough for unix sockets (107 bytes).
+
+        A link in the home remembers it, so that the next start can remove what a killed service left.
+        """
+        link = self.path / "runtime"
+        _remove_runtime(link)
+        folder = Path(tempfile.mkdtemp(prefix="aigbb-", dir=_short_temporary_folder()))
+        link.symlink_to(folder)
+        try:
+            yield folder
+        finally:
+            _remove_runtime(link)
+
+
+def _short_temporary_folder() -> str | None:
+    return "/tmp" if len(tempfile.gettempdir()) > 40 and os.access("/tmp", os.W_OK) else None  # noqa: S108
+
+
+def _remove_runtime(link: Path) -> None:
+    if not link.is_symlink():
+        return
+    target = link.readlink()
+    if target.name.startswith("aigbb-") and target.is_dir() and target.stat().st_uid == os.getuid():
+        shutil.rmtree(target, ignore_errors=True)
+    link.unlink()
+
+
+def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
+    """Replace `path` so that a reader, or a crash, meets the old text or the new, never a part."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(mode)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,302 @@
+"""Requirement lines, and the resolver that turns all of them into one lock. uv does the work.
+
+A caller's text never reaches uv: it is parsed here, and what is passed on is written anew.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import platform
+import re
+import sysconfig
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import InvalidRequirement as PackagingError
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from uv import find_uv_bin
+
+from kernels import sandbox
+from kernels.errors import (
+    BuildNotAllowed,
+    DependencyConflict,
+    IndexUnavailable,
+    InsufficientStorage,
+    InvalidRequirement,
+    PackageNotFound,
+    PythonVersionMismatch,
+    ResolveError,
+    VersionNotFound,
+)
+from kernels.progress import Report, Step
+
+MAX_LINES = 100
+MAX_LINE = 200
+
+DEFAULT_REQUIREMENTS = Path(__file__).parent / "requirements.txt"
+
+# Import names whose distribution is called otherwise: a suggestion, never installed by itself.
+DISTRIBUTION_OF = {
+    "attr": "attrs",
+    "bs4": "beautifulsoup4",
+    "cairo": "pycairo",
+    "cv2": "opencv-python-headless",
+    "Crypto": "pycryptodome",
+    "dateutil": "python-dateutil",
+    "docx": "python-docx",
+    "dotenv": "python-dotenv",
+    "fitz": "pymupdf",
+    "git": "GitPython",
+    "googleapiclient": "google-api-python-client",
+    "jose": "python-jose",
+    "jwt": "PyJWT",
+    "Levenshtein": "levenshtein",
+    "magic": "python-magic",
+    "MySQLdb": "mysqlclient",
+    "OpenSSL": "pyOpenSSL",
+    "PIL": "pillow",
+    "pptx": "python-pptx",
+    "psycopg2": "psycopg2-binary",
+    "serial": "pyserial",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "slugify": "python-slugify",
+    "telegram": "python-telegram-bot",
+    "usb": "pyusb",
+    "yaml": "PyYAML",
+    "zmq": "pyzmq",
+}
+
+_POPULAR = [
+    "requests",
+    "numpy",
+    "pandas",
+    "matplotlib",
+    "scipy",
+    "scikit-learn",
+    "pillow",
+    "beautifulsoup4",
+    "httpx",
+    "lxml",
+    "openpyxl",
+    "polars",
+    "pydantic",
+    "seaborn",
+    "sqlalchemy",
+    "tabulate",
+    "flask",
+    "humanize",
+    "rich",
+    "jinja2",
+    "networkx",
+    "sympy",
+    "statsmodels",
+]
+
+
+def parse_requirement(text: str, index: int = 0) -> str:
+    """One caller's line as a canonical requirement.
+
+    Raises InvalidRequirement for anything but name, extras, versions and marker (PEP 508 without URL).
+    """
+    line = text.strip()
+    try:
+        if len(line) > MAX_LINE or line.startswith("-"):
+            raise PackagingError("an option or an overlong line")
+        requirement = Requirement(line)
+    except PackagingError as error:
+        raise _refused(line, index, "is not a requirement") from error
+    if requirement.url is not None:
+        raise _refused(line, index, "names a URL or a path")
+    return _canonical(requirement)
+
+
+def parse_requirements(lines: Iterable[str]) -> tuple[str, ...]:
+    """Many lines; blank ones and comments are left out, doubles are folded. Sorted.
+
+    Raises InvalidRequirement with the index of the line.
+    """
+    kept = [(i, line) for i, line in enumerate(lines) if (cut := line.split(" #")[0].strip()) and cut[0] != "#"]
+    if len(kept) > MAX_LINES:
+        raise InvalidRequirement(f"{len(kept)} requirement lines are more than {MAX_LINES}.")
+    return tuple(sorted({parse_requirement(line.split(" #")[0], i) for i, line in kept}))
+
+
+def applies(requirement: str) -> bool:
+    """Whether the marker of a requirement is true for this Python and platform."""
+    marker = Requirement(requirement).marker
+    return marker is None or marker.evaluate()
+
+
+def distribution(requirement: str) -> str:
+    """The canonical distribution name of a requirement."""
+    return canonicalize_name(Requirement(requirement).name)
+
+
+def _canonical(requirement: Requirement) -> str:
+    extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+    marker = f" ; {requirement.marker}" if requirement.marker else ""
+    return f"{canonicalize_name(requirement.name)}{extras}{requirement.specifier}{marker}"
+
+
+def _refused(line: str, index: int, why: str) -> InvalidRequirement:
+    return InvalidRequirement(f"Requirement {line[:MAX_LINE]!r} {why}.", index=index, requirement=line[:MAX_LINE])
+
+
+@dataclass(frozen=True)
+class Lock:
+    """Every distribution of an environment, pinned and hashed: a requirements.txt (PEP 508 with hashes)."""
+
+    text: str
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the text, hex."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    @cached_property
+    def pins(self) -> Mapping[str, str]:
+        """Distribution to version."""
+        return dict(re.findall(r"^([a-z0-9][a-z0-9._-]*)==([^\s;\\]+)", self.text, re.MULTILINE))
+
+    def changes(self, since: Lock | None) -> dict[str, list[str]]:
+        """What is new, gone or moved against an older lock, as `name==version` lines."""
+        old = since.pins if since else {}
+        return {
+            "added": [f"{n}=={v}" for n, v in self.pins.items() if n not in old],
+            "removed": [f"{n}=={v}" for n, v in old.items() if n not in self.pins],
+            "changed": [f"{n}=={v}" for n, v in self.pins.items() if n in old and old[n] != v],
+        }
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A lock and where its answer came from: what was cached, or the index."""
+
+    lock: Lock
+    source: str
+
+
+@dataclass(frozen=True)
+class Uv:
+    """The uv program with the arguments and the environment that every call of ours has.
+
+    env is the child's whole environment; build_timeout is in seconds.
+    """
+
+    python: Path
+    cache: Path
+    env: Mapping[str, str]
+    build_timeout: float = 600.0
+    program: str = field(default_factory=find_uv_bin)
+
+    async def run(
+        self, *arguments: str | Path, report: Report | None = None, offline: bool = False, stdin: bytes = b""
+    ) -> sandbox.Finished:
+        """Run `uv ARGUMENTS` without configuration files; phases go to `report` as uv tells them."""
+        argv = [self.program, *arguments, "--no-config", "--cache-dir", self.cache, "--color", "never"]
+        argv += ["--offline"] if offline else []
+        heard = (lambda line: _hear(line, report)) if report else None
+        return await sandbox.run(argv, env=self.env, timeout=self.build_timeout, stdin=stdin, on_line=heard)
+
+    async def resolve(self, owners: Mapping[str, Sequence[str]], previous: Lock | None, report: Report) -> Resolved:
+        """The lock for a set of requirements, each with the names of those who ask for it.
+
+        Pins of `previous` stay where they can. The cache is asked first, then the index.
+        Raises ResolveError's children; nothing is written outside a temporary folder.
+        """
+        report(Step("resolve", f"Resolving {len(owners)} requirements"))
+        for offline in (True, False):
+            finished, lock = await self._compile(owners, previous, offline)
+            if finished.returncode == 0 and lock is not None:
+                report(Step("resolve", f"Resolved {len(lock.pins)} packages"))
+                return Resolved(lock, "cache" if offline else "index")
+        raise _explain(finished, owners)
+
+    async def _compile(
+        self, owners: Mapping[str, Sequence[str]], previous: Lock | None, offline: bool
+    ) -> tuple[sandbox.Finished, Lock | None]:
+        with tempfile.TemporaryDirectory(prefix="aigbb-resolve-") as folder:
+            output = Path(folder, "lock.txt")
+            if previous is not None:
+                output.write_text(previous.text, encoding="utf-8")
+            options = ["-q", "--no-build", "--no-header", "--no-annotate", "--generate-hashes"]
+            finished = await self.run(
+                "pip",
+                "compile",
+                *options,
+                "--python",
+                self.python,
+                "-o",
+                output,
+                "-",
+                offline=offline,
+                stdin="\n".join(owners).encode(),
+            )
+            done = finished.returncode == 0 and not finished.timed_out
+            return finished, Lock(_stamp() + output.read_text(encoding="utf-8")) if done else None
+
+
+def _stamp() -> str:
+    """A lock is for one Python on one platform: another one gives another digest."""
+    return f"# Python {platform.python_version()}, {sysconfig.get_platform()}\n"
+
+
+_UV_LINES: tuple[tuple[str, Step | None], ...] = (
+    (r"Downloading (\S+ \(.*\))", Step("download", "Downloading")),
+    (r"Prepared (\d+ packages?) in", Step("download", "Downloaded")),
+    (r"Installed (\d+ packages?) in", Step("install", "Installed")),
+)
+
+
+def _hear(line: str, report: Report) -> None:
+    for pattern, step in _UV_LINES:
+        if step is not None and (match := re.match(pattern, line)):
+            report(Step(step.phase, f"{step.message} {match[1]}"))
+
+
+def _explain(finished: sandbox.Finished, owners: Mapping[str, Sequence[str]]) -> ResolveError | InsufficientStorage:
+    """uv's own sentence as an error of ours, with who asked for what."""
+    text = re.sub(r"^(error|\s+cause): ?", "", finished.stderr.strip(), flags=re.MULTILINE)[-4000:]
+    if finished.timed_out:
+        return IndexUnavailable("Resolving did not come to an end in time.", explanation=text)
+    if re.search(r"No space left on device", text):
+        return InsufficientStorage("The disk is full.", explanation=text)
+    if re.search(r"Failed to fetch|error sending request|client error|dns error|Could not connect", text):
+        return IndexUnavailable("The package index could not be reached.", explanation=text)
+    asked: list[dict[str, object]] = [
+        {"requirement": spec, "functions": list(names)}
+        for spec, names in owners.items()
+        if re.search(rf"(?<![\w-]){re.escape(distribution(spec))}(?![\w-])", text)
+    ]
+    return _classify(text, asked)
+
+
+def _classify(text: str, asked: list[dict[str, object]]) -> ResolveError:
+    extra: dict[str, Any] = {"requirements": asked, "explanation": text}
+    names = " and ".join(f"{one['requirement']!r}" for one in asked)
+    if match := re.search(r"Because (\S+) was not found in the package registry", text):
+        return PackageNotFound(
+            f"There is no package {match[1]!r}.", **extra, package=match[1], suggestions=_suggest(match[1])
+        )
+    if match := re.search(
+        r"Because (?:all versions of )?(\S+) ha(?:s|ve) no (?:usable )?wheels.* and you require", text
+    ):
+        return BuildNotAllowed(f"There is no wheel of {match[1]} for this Python and platform.", **extra)
+    if match := re.search(r"current Python version \((\S+)\) does not satisfy (\S+) and (\S+) depends", text):
+        return PythonVersionMismatch(f"{match[3]} needs {match[2]}; kernels run Python {match[1]}.", **extra)
+    if re.search(r"Because (there is no version of|there are no versions of|only .* (is|are) available)", text):
+        return VersionNotFound(f"No version of the package fits {names}.", **extra)
+    return DependencyConflict(f"{names} cannot be installed together.", **extra)
+
+
+def _suggest(name: str) -> list[str]:
+    known: dict[str, str] = {canonicalize_name(k): v for k, v in DISTRIBUTION_OF.items()}
+    near = difflib.get_close_matches(name, [*_POPULAR, *DISTRIBUTION_OF.values()], n=3, cutoff=0.8)
+    return list(dict.fromkeys([*([known[name]] if name in known else []), *near]))

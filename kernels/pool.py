@@ -1,0 +1,366 @@
+"""Who gets which kernel: spares kept ready, one clean kernel an execution, named sessions, admission."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Self
+from uuid import uuid4
+
+import structlog
+import zmq.asyncio
+
+from kernels.errors import AigbbError, PoolExhausted, SessionBusy, SessionExists, SessionNotFound
+from kernels.kernel import Kernel, Launch
+from kernels.outputs import Output
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much the pool holds.
+
+    spares: clean kernels kept ready. running: executions at once. waiting: how many may queue for that.
+    sessions: how many at once. idle_seconds: after which a session ends.
+    """
+
+    spares: int = 2
+    running: int = 4
+    waiting: int = 64
+    sessions: int = 16
+    idle_seconds: float = 1800.0
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """A session as others see it. Times are UTC."""
+
+    id: str
+    kernel: str
+    generation: int
+    state: str
+    executions: int
+    created: datetime
+    last_used: datetime
+    expires: datetime
+
+
+@dataclass
+class _Session:
+    id: str
+    kernel: Kernel
+    created: float = field(default_factory=time.time)
+    used: float = field(default_factory=time.time)
+    executions: int = 0
+    users: int = 0
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Admission:
+    """Lets `running` in at once and `waiting` queue, first come first served; refuses the rest at once."""
+
+    def __init__(self, running: int, waiting: int) -> None:
+        self._running = running
+        self._waiting = waiting
+        self._inside = 0
+        self._queue: deque[asyncio.Future[None]] = deque()
+
+    @asynccontextmanager
+    async def admitted(self) -> AsyncIterator[None]:
+        """Wait for a place and hold it. Raises PoolExhausted when the queue is full."""
+        await self._enter()
+        try:
+            yield
+        finally:
+            self._leave()
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """How many are inside, and how many wait."""
+        return self._inside, len(self._queue)
+
+    async def _enter(self) -> None:
+        if self._inside < self._running:
+            self._inside += 1
+            return
+        if len(self._queue) >= self._waiting:
+            raise PoolExhausted(f"{self._running} executions run and {self._waiting} wait already.", retry_after=1)
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append(place)
+        try:
+            await place
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled():
+                self._leave()
+            else:
+                self._queue.remove(place)
+            raise
+
+    def _leave(self) -> None:
+        """Hand the place to the next in the queue."""
+        while self._queue:
+            place = self._queue.popleft()
+            if not place.done():
+                place.set_result(None)
+                return
+        self._inside -= 1
+
+
+class Pool:
+    """Owns every kernel of the service. `async with Pool(...)` starts it and ends all of them.
+
+    launch is asked anew for each kernel, so what it answers decides which generation serves.
+    """
+
+    def __init__(self, launch: Callable[[], Launch], limits: Limits) -> None:
+        self._launch = launch
+        self.limits = limits
+        self.admission = Admission(limits.running, limits.waiting)
+        self._context = zmq.asyncio.Context()
+        self._spares: deque[Kernel] = deque()
+        self._sessions: dict[str, _Session] = {}
+        self._opening = 0
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._starting = 0
+        self._closed = False
+        self._changed = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        self._spawn(self._expire_sessions())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._closed = True
+        self._changed.set()
+        kernels = [*self._spares, *(session.kernel for session in self._sessions.values())]
+        self._spares.clear()
+        self._sessions.clear()
+        await asyncio.gather(*(kernel.stop() for kernel in kernels))
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        self._context.term()
+
+    async def rehearse(self, launch: Launch) -> Kernel:
+        """Start a kernel of a generation that does not serve yet. Raises KernelStartFailed.
+
+        Give it back with `adopt` once the generation serves, or stop it.
+        """
+        return await Kernel.start(launch, self._context)
+
+    def adopt(self, kernel: Kernel) -> None:
+        """Take a rehearsed kernel as the first spare of the generation that serves now."""
+        self._spares.append(kernel)
+        self.roll_over()
+
+    async def execute(
+        self, code: str, *, session: str | None, timeout: float, max_output: int
+    ) -> AsyncGenerator[tuple[Kernel, Output]]:
+        """Run code on a clean kernel, or in a session; yields each item with the kernel that it ran on.
+
+        Raises PoolExhausted, SessionNotFound, KernelStartFailed. Closing the generator frees the kernel.
+        """
+        run = self._run_clean if session is None else self._run_in(self._find(session))
+        async with self.admission.admitted(), aclosing(run(code, timeout, max_output)) as items:
+            async for item in items:
+                yield item
+
+    def roll_over(self) -> None:
+        """Another generation serves: clean kernels of the old one go; what runs, and sessions, stay."""
+        generation = self._launch().generation
+        for kernel in [k for k in self._spares if k.launch.generation != generation]:
+            self._spares.remove(kernel)
+            self._spawn(kernel.stop())
+        self._refill()
+
+    def generations(self) -> set[int]:
+        """Those that a kernel of ours is of."""
+        held = [*self._spares, *(session.kernel for session in self._sessions.values())]
+        return {kernel.launch.generation for kernel in held}
+
+    @property
+    def spares(self) -> int:
+        """How many clean kernels wait."""
+        return len(self._spares)
+
+    # -- sessions
+
+    async def open_session(self, identity: str | None = None) -> SessionInfo:
+        """A new session on a clean kernel. Raises SessionExists, PoolExhausted, KernelStartFailed."""
+        identity = identity or uuid4().hex[:12]
+        if identity in self._sessions:
+            raise SessionExists(f"There is a session {identity!r} already.")
+        if len(self._sessions) + self._opening >= self.limits.sessions:
+            raise PoolExhausted(
+                f"{self.limits.sessions} sessions are open, and more are not allowed.",
+                hint="Delete one with DELETE /sessions/{id}, or wait until an idle one expires.",
+                retry_after=30,
+            )
+        self._opening += 1
+        try:
+            kernel = await self._take()
+        finally:
+            self._opening -= 1
+        if identity in self._sessions:
+            self._spawn(kernel.stop())
+            raise SessionExists(f"There is a session {identity!r} already.")
+        self._sessions[identity] = _Session(identity, kernel)
+        self._changed.set()
+        return self._info(self._sessions[identity])
+
+    def sessions(self) -> list[SessionInfo]:
+        """All that are open, oldest first."""
+        return [self._info(session) for session in self._sessions.values()]
+
+    async def close_session(self, identity: str) -> None:
+        """End a session and its kernel; code that runs in it dies. Raises SessionNotFound."""
+        session = self._find(identity)
+        del self._sessions[identity]
+        await session.kernel.stop()
+
+    async def interrupt_session(self, identity: str) -> None:
+        """Interrupt what runs in a session. Raises SessionNotFound, or SessionBusy when nothing runs."""
+        if not await self._find(identity).kernel.interrupt():
+            raise SessionBusy(f"Nothing runs in session {identity!r}.", hint="There is nothing to interrupt.")
+
+    async def restart_session(self, identity: str) -> SessionInfo:
+        """A clean kernel of the newest generation for a session. Code that runs in it dies."""
+        session = self._find(identity)
+        await session.kernel.stop()
+        async with session.turn:
+            await self._renew(session)
+        return self._info(session)
+
+    # -- inside
+
+    async def _run_clean(self, code: str, timeout: float, max_output: int) -> AsyncGenerator[tuple[Kernel, Output]]:
+        kernel = await self._take()
+        try:
+            async with aclosing(kernel.execute(code, timeout=timeout, max_output=max_output)) as items:
+                async for item in items:
+                    yield kernel, item
+        finally:
+            self._spawn(kernel.stop())
+
+    def _run_in(self, session: _Session) -> Callable[..., AsyncGenerator[tuple[Kernel, Output]]]:
+        async def run(code: str, timeout: float, max_output: int) -> AsyncGenerator[tuple[Kernel, Output]]:
+            async with self._turn(session):
+                kernel = session.kernel
+                try:
+                    async with aclosing(kernel.execute(code, timeout=timeout, max_output=max_output)) as items:
+                        async for item in items:
+                            yield kernel, item
+                finally:
+                    if kernel.state == "busy":
+                        await self._shielded(kernel.abandon())
+
+        return run
+
+    @asynccontextmanager
+    async def _turn(self, session: _Session) -> AsyncIterator[None]:
+        """One execution at a time in a session, on a kernel that lives."""
+        session.users += 1
+        try:
+            async with session.turn:
+                if session.kernel.state == "dead":
+                    await self._renew(session)
+                session.executions += 1
+                yield
+        finally:
+            session.users -= 1
+            session.used = time.time()
+            self._changed.set()
+
+    async def _renew(self, session: _Session) -> None:
+        if self._sessions.get(session.id) is not session:
+            raise SessionNotFound(f"Session {session.id!r} has ended.")
+        old, session.kernel = session.kernel, await self._take()
+        self._spawn(old.stop())
+
+    async def _take(self) -> Kernel:
+        """A clean kernel of the current generation: a spare, else a fresh one."""
+        while self._spares:
+            kernel = self._spares.pop()
+            if kernel.state == "idle" and kernel.launch.generation == self._launch().generation:
+                self._refill()
+                return kernel
+            self._spawn(kernel.stop())
+        kernel = await Kernel.start(self._launch(), self._context)
+        self._refill()
+        return kernel
+
+    def _refill(self) -> None:
+        missing = self.limits.spares - len(self._spares) - self._starting
+        for _ in range(0 if self._closed else missing):
+            self._starting += 1
+            self._spawn(self._add_spare())
+
+    async def _add_spare(self) -> None:
+        try:
+            kernel = await Kernel.start(self._launch(), self._context)
+        except AigbbError as error:
+            # The next execution starts its own kernel, and tells its caller if that fails too.
+            log.warning("pool.spare_failed", error=error.detail)
+            return
+        finally:
+            self._starting -= 1
+        if self._closed or kernel.launch.generation != self._launch().generation:
+            await kernel.stop()
+            self._refill()
+        else:
+            self._spares.appendleft(kernel)
+
+    async def _expire_sessions(self) -> None:
+        """A timer set to the moment when the next idle session ends."""
+        while not self._closed:
+            now = time.time()
+            for session in [s for s in self._sessions.values() if not s.users and self._ends(s) <= now]:
+                log.info("pool.session_expired", session=session.id)
+                del self._sessions[session.id]
+                self._spawn(session.kernel.stop())
+            waits = [max(0.0, self._ends(s) - now) for s in self._sessions.values() if not s.users]
+            self._changed.clear()
+            try:
+                async with asyncio.timeout(min(waits, default=None)):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    def _ends(self, session: _Session) -> float:
+        return session.used + self.limits.idle_seconds
+
+    def _find(self, identity: str) -> _Session:
+        if (session := self._sessions.get(identity)) is None:
+            raise SessionNotFound(f"There is no session {identity[:80]!r}.")
+        return session
+
+    def _info(self, session: _Session) -> SessionInfo:
+        return SessionInfo(
+            session.id,
+            session.kernel.name,
+            session.kernel.launch.generation,
+            session.kernel.state,
+            session.executions,
+            *(datetime.fromtimestamp(t, UTC) for t in (session.created, session.used, self._ends(session))),
+        )
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run in the background, owned by the pool, which awaits it before it ends."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._reap)
+        return task
+
+    def _reap(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("pool.background_task_failed", exc_info=error)
+
+    async def _shielded(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Finish even when our caller is cancelled."""
+        await asyncio.shield(self._spawn(work))

@@ -1,0 +1,141 @@
+"""Asks a generation's own Python whether functions work in it, and what their parameters are.
+
+The functions' code runs in a child process with a kernel's environment, never in the service.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kernels import sandbox
+from kernels.environments import Generation
+from kernels.errors import (
+    ImportFailed,
+    ImportTimeout,
+    MissingDependency,
+    ProbeCrashed,
+    ProbeError,
+    SchemaError,
+)
+from kernels.outputs import clean, clean_json
+from kernels.packages import DISTRIBUTION_OF
+
+PROBE = Path(__file__).parent / "inside" / "probe.py"
+SHORTEST_SECRET = 4
+
+
+@dataclass
+class Findings:
+    """schemas: JSON Schema by function. failures: what is wrong, by function; empty when all is well."""
+
+    schemas: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failures: dict[str, ProbeError] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """How to ask. env is the child's whole environment; timeout is in seconds for all imports together.
+
+    secrets are values that no message may carry.
+    """
+
+    env: Mapping[str, str]
+    workdir: Path
+    timeout: float
+    secrets: Collection[str] = ()
+
+    async def ask(
+        self,
+        generation: Generation,
+        snapshot: Path,
+        names: Sequence[str],
+        *,
+        describe: Collection[str] = (),
+        warm: Sequence[str] = (),
+    ) -> Findings:
+        """Import each of `names` from a snapshot; give the schemas of those to describe."""
+        request = {
+            "snapshot": str(snapshot),
+            "names": list(names),
+            "describe": list(describe),
+            "warm": list(warm),
+        }
+        finished = await sandbox.run(
+            [generation.python, "-s", str(PROBE)],
+            env=self.env,
+            cwd=self.workdir,
+            timeout=self.timeout + (60.0 if warm else 0.0),
+            stdin=json.dumps(request).encode(),
+        )
+        return self._read(finished)
+
+    def _read(self, finished: sandbox.Finished) -> Findings:
+        findings, importing, done = Findings(), "", False
+        for line in _lines(finished.stdout):
+            match line:
+                case {"importing": str(name)}:
+                    importing = name
+                case {"failed": str(name)}:
+                    findings.failures[name] = self._failure(name, line)
+                case {"schema": str(name), "parameters": dict(schema)}:
+                    findings.schemas[name] = clean_json(schema)
+                case {"unfit": str(name)}:
+                    findings.failures[name] = self._unfit(name, line)
+                case {"done": True}:
+                    done = True
+        if not done:
+            findings.failures[importing] = self._no_answer(importing, finished)
+        return findings
+
+    def _failure(self, name: str, line: Mapping[str, Any]) -> ProbeError:
+        kind, message = self._mask(line.get("ename")), self._mask(line.get("evalue"))
+        frames = [self._mask(frame) for frame in line.get("traceback") or []]
+        extra: dict[str, Any] = {"exception": f"{kind}: {message}", "traceback": frames, "function": name}
+        module = clean(line.get("module")).split(".")[0]
+        if module and module != "aigbb_functions":
+            package = DISTRIBUTION_OF.get(module, module)
+            return MissingDependency(
+                f"{name} imports {module!r}, which none of its packages provides.",
+                hint=f"If {package!r} is the package that you mean, add it to `packages`.",
+                fix={"add_packages": [package]},
+                **extra,
+            )
+        return ImportFailed(f"Importing {name} raised {kind}: {message}", **extra)
+
+    def _unfit(self, name: str, line: Mapping[str, Any]) -> ProbeError:
+        parameter, annotation = self._mask(line.get("parameter")), self._mask(line.get("annotation"))
+        reason = self._mask(line.get("reason"))
+        where = f"parameter {parameter!r} of {name}" if parameter else name
+        extra = {"function": name, "parameter": parameter, "annotation": annotation, "reason": reason}
+        return SchemaError(f"The type of {where} has no JSON form: {reason}", **extra)
+
+    def _no_answer(self, name: str, finished: sandbox.Finished) -> ProbeError:
+        said = self._mask(finished.stderr[-2000:])
+        what = f"Importing {name}" if name else "The environment's Python"
+        if finished.timed_out:
+            return ImportTimeout(f"{what} took longer than {self.timeout:g} s.", function=name, log=said)
+        return ProbeCrashed(f"{what} ended the process ({_ending(finished)}).", function=name, log=said)
+
+    def _mask(self, value: object) -> str:
+        text = clean(value)
+        for secret in self.secrets:
+            if len(secret) >= SHORTEST_SECRET:
+                text = text.replace(secret, "***")
+        return text
+
+
+def _lines(stdout: bytes) -> Iterator[Any]:
+    """The JSON lines; the process also runs foreign code, so anything else is passed over."""
+    for line in stdout.splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
+
+
+def _ending(finished: sandbox.Finished) -> str:
+    return f"signal {-finished.returncode}" if finished.returncode < 0 else f"exit code {finished.returncode}"

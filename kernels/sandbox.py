@@ -1,0 +1,112 @@
+"""How a child process is confined: what it sees of our environment, how long it may run, how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a child ended. returncode is negative for a signal; timed_out says that we killed it."""
+
+    returncode: int
+    stdout: bytes
+    stderr: str
+    timed_out: bool
+
+
+def kernel_environment(python: Path, workdir: Path, cache: Path, passed: Mapping[str, str]) -> dict[str, str]:
+    """The whole environment of a kernel: nothing of the service's own leaks into it.
+
+    `passed` is what the operator chose to hand through. Functions' variables come from the snapshot.
+    """
+    return {
+        "PATH": f"{python.parent}{os.pathsep}{os.defpath}",
+        "LANG": "C.UTF-8",
+        **passed,
+        "HOME": str(workdir),
+        "IPYTHONDIR": str(workdir / ".ipython"),
+        "MPLCONFIGDIR": str(cache / "matplotlib"),
+        "VIRTUAL_ENV": str(python.parent.parent),
+    }
+
+
+async def run(
+    argv: Sequence[str | Path],
+    *,
+    env: Mapping[str, str],
+    timeout: float,
+    stdin: bytes = b"",
+    cwd: Path | None = None,
+    on_line: Callable[[str], None] | None = None,
+    limit: int = 4 * 1024 * 1024,
+) -> Finished:
+    """Run a child to its end or to `timeout` seconds, then kill its whole process group.
+
+    `on_line` hears each line of stderr as it comes. At most `limit` bytes of each stream are kept.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *argv,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=dict(env),
+        cwd=cwd,
+        start_new_session=True,
+    )
+    stdout, stderr = bytearray(), bytearray()
+    streams = asyncio.gather(
+        _feed(process, stdin),
+        _collect(process.stdout, stdout, limit),
+        _collect(process.stderr, stderr, limit, on_line),
+    )
+    timed_out = False
+    try:
+        async with asyncio.timeout(timeout):
+            await asyncio.shield(streams)
+            await process.wait()
+    except TimeoutError:
+        timed_out = True
+    finally:
+        kill_group(process.pid)
+        await process.wait()
+        # A descendant that left the group may hold a pipe open for ever: do not wait for it.
+        streams.cancel()
+        await asyncio.wait([streams])
+    return Finished(process.returncode or 0, bytes(stdout), stderr.decode(errors="replace"), timed_out)
+
+
+def kill_group(pid: int) -> None:
+    """SIGKILL the process group that `pid` leads, if there still is one."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+async def _feed(process: asyncio.subprocess.Process, data: bytes) -> None:
+    assert process.stdin is not None
+    with suppress(BrokenPipeError, ConnectionResetError):
+        process.stdin.write(data)
+        await process.stdin.drain()
+    process.stdin.close()
+
+
+async def _collect(
+    stream: asyncio.StreamReader | None,
+    kept: bytearray,
+    limit: int,
+    on_line: Callable[[str], None] | None = None,
+) -> None:
+    assert stream is not None
+    partial = b""
+    while chunk := await stream.read(65536):
+        kept += chunk[: max(0, limit - len(kept))]
+        if on_line is not None:
+            *lines, partial = (partial + chunk).split(b"\n")
+            for line in lines:
+                on_line(line.decode(errors="replace").strip())

@@ -1,0 +1,177 @@
+"""The error tree, the doors' half; the engine's half and the root are in `kernels.errors`.
+
+AigbbError
+├── InvalidJson            400    ├── InvalidName             422    ├── FunctionNotFound   404
+├── ForeignHost            400    ├── InvalidEnv              422    ├── RouteNotFound      404
+├── Unauthorized           401    ├── SourceRefused           422    ├── NameClash          409
+├── WrongContentType       415    │   ├── SourceUnparsable           ├── WouldBreak         409
+├── InvalidRequest         422    │   ├── SyntaxRefused              ├── InsecureBind
+├── BodyTooLarge           413    │   ├── NoSuchDefinition           ├── HomeInUse
+└── MethodNotAllowed       405    │   └── UnsupportedSignature       └── Unreachable
+"""
+
+from __future__ import annotations
+
+from kernels.errors import AigbbError
+
+__all__ = ["AigbbError"]
+
+
+class InvalidJson(AigbbError):
+    """The body is not JSON."""
+
+    code, status = "invalid_json", 400
+    hint = "Send one JSON object, UTF-8."
+
+
+class ForeignHost(AigbbError):
+    """The Host header names somebody else: a sign of DNS rebinding."""
+
+    code, status = "foreign_host", 400
+    hint = "Call the service by the address it listens on, or add the name to AIGBB_ALLOWED_HOSTS."
+
+
+class Unauthorized(AigbbError):
+    """No token, or a wrong one."""
+
+    code, status = "unauthorized", 401
+    hint = "Send `Authorization: Bearer TOKEN`. The token is AIGBB_TOKEN, or in the file `token` of the home."
+
+
+class RouteNotFound(AigbbError):
+    """No such path."""
+
+    code, status = "not_found", 404
+    hint = "The paths are listed at /docs and in /openapi.json."
+
+
+class MethodNotAllowed(AigbbError):
+    """The path exists, the method does not."""
+
+    code, status = "method_not_allowed", 405
+    hint = "See the Allow header, or /docs."
+
+
+class BodyTooLarge(AigbbError):
+    """The body is over the cap."""
+
+    code, status = "body_too_large", 413
+    hint = "Send less, or raise AIGBB_MAX_BODY."
+
+
+class WrongContentType(AigbbError):
+    """The body is not declared as JSON."""
+
+    code, status = "wrong_content_type", 415
+    hint = "Add the header `Content-Type: application/json`."
+
+
+class InvalidRequest(AigbbError):
+    """A field is missing, unknown, or of the wrong type."""
+
+    code, status = "invalid_request", 422
+    hint = "See `errors`: one entry a field."
+
+
+class InvalidName(AigbbError):
+    """The function's name cannot be one."""
+
+    code, status = "invalid_name", 422
+    hint = "Use a letter first, then letters, digits or underscores, at most 64, and no name that Python has."
+
+
+class InvalidEnv(AigbbError):
+    """A variable's name or value cannot be one."""
+
+    code, status = "invalid_env", 422
+    hint = "Use names such as API_KEY and text values; names that steer the interpreter are reserved."
+
+
+class SourceRefused(AigbbError):
+    """The source is not one function that we can serve."""
+
+    status = 422
+
+
+class SourceTooLarge(AigbbError):
+    """The source is over its cap."""
+
+    code, status = "source_too_large", 413
+    hint = "Keep a function's file under 256 KiB; put data into a package or fetch it."
+
+
+class SourceUnparsable(SourceRefused):
+    """Python's parser gave up on the source."""
+
+    code = "source_unparsable"
+    hint = "Remove NUL bytes, extreme nesting and numbers of thousands of digits."
+
+
+class SyntaxRefused(SourceRefused):
+    """The source is not Python."""
+
+    code = "syntax_error"
+    hint = "Fix the line named in `location`."
+
+
+class NoSuchDefinition(SourceRefused):
+    """The source does not define the one function."""
+
+    code = "function_not_found"
+    hint = "The source must define a function of exactly that name at its top level."
+
+
+class UnsupportedSignature(SourceRefused):
+    """Parameters that cannot be given by name in JSON."""
+
+    code = "unsupported_signature"
+    hint = "Use named parameters only: no *args, no **kwargs, no positional-only ones."
+
+
+class FunctionNotFound(AigbbError):
+    """No function of that name."""
+
+    code, status = "unknown_function", 404
+    hint = "GET /functions lists what is registered."
+
+
+class NameClash(AigbbError):
+    """Another function has this name but for upper and lower case."""
+
+    code, status = "name_clash", 409
+    hint = "Names must differ in more than case. Use the other name, or delete it first."
+
+
+class WouldBreak(AigbbError):
+    """Other functions would not import any more."""
+
+    code, status = "would_break", 409
+    hint = "Nothing was changed. Loosen the packages so that the functions listed still import."
+
+
+class InsecureBind(AigbbError):
+    """An open address without a chosen token."""
+
+    code = "insecure_bind"
+    hint = "Set AIGBB_TOKEN to a long random text, or listen on 127.0.0.1."
+
+
+class HomeInUse(AigbbError):
+    """Another service runs on this home."""
+
+    code = "home_in_use"
+    hint = "Stop the other one, or choose another folder with AIGBB_HOME."
+
+
+class PortInUse(AigbbError):
+    """Another program listens there."""
+
+    code = "port_in_use"
+    hint = "Stop it, or choose another port with --port."
+
+
+class Unreachable(AigbbError):
+    """No service answers (command line only)."""
+
+    code = "unreachable"
+    hint = "Start it with `make serve`, or point --url at it."

@@ -1,0 +1,91 @@
+"""Makes what was committed visible: to kernels, to Jupyter, and in the functions' folder.
+
+Everything here can be done again: the start of the service does, after a crash between commit and publish.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import structlog
+
+from kernels.environments import Environments, Generation
+from kernels.home import Home
+from kernels.kernelspecs import Shelf
+from kernels.progress import Report, Step
+from server.functions import Warn
+from server.registry import Registry, State
+from server.snapshots import Projection, prune_snapshots, sweep_snapshots, write_if_other
+
+log = structlog.get_logger(__name__)
+
+RECENT_SNAPSHOTS = 5
+
+
+@dataclass(frozen=True)
+class Publisher:
+    """shelf is the user's own folder of kernelspecs; keep is how many generations stay for rollback."""
+
+    home: Home
+    registry: Registry
+    environments: Environments
+    projection: Projection
+    shelf: Shelf
+    keep: int
+
+    async def publish(self, state: State, generation: Generation, report: Report) -> list[Warn]:
+        """Point kernels, kernelspecs and files at the state. What fails is a warning: the commit stands."""
+        warnings = []
+        steps = (
+            ("kernels see the new functions", lambda: self._point(state, generation)),
+            ("Jupyter sees the kernel", lambda: self._list(generation)),
+            ("the functions' folder is up to date", lambda: self._project(state)),
+        )
+        for message, step in steps:
+            try:
+                await asyncio.to_thread(step)
+            except OSError as error:
+                log.error("publish.failed", step=message, error=str(error))
+                warnings.append(Warn("not_published", f"Not so yet: {message} ({error.strerror})."))
+            report(Step("switch", message))
+        return warnings
+
+    def sweep(self, state: State) -> None:
+        """Clear away what a killed service left. Only while nothing else is going on."""
+        self.environments.sweep({row.number for row in self.registry.generations()})
+        sweep_snapshots(self.home.snapshots, state.snapshot)
+        for left in self.home.work.iterdir():
+            shutil.rmtree(left, ignore_errors=True)
+
+    def prune(self, state: State, in_use: Collection[int]) -> None:
+        """Delete generations beyond those kept, unless a kernel of them runs, and snapshots of none."""
+        assert state.generation is not None
+        there = set(self.environments.numbers())
+        numbers = [row.number for row in self.registry.generations() if row.number in there]
+        removed = self.environments.prune({*numbers[: self.keep], *in_use}, state.generation.number)
+        if removed:
+            log.info("generations.pruned", numbers=removed)
+        left = there - set(removed)
+        self.shelf.prune({self.environments.at(number).kernel_name for number in left})
+        # Code that runs now may still import from the snapshots before.
+        recent = range(state.snapshot - RECENT_SNAPSHOTS, state.snapshot + 1)
+        last = {self.registry.snapshot_of(number) for number in left}
+        prune_snapshots(self.home.snapshots, {*recent, *(n for n in last if n)}, state.snapshot)
+
+    def _point(self, state: State, generation: Generation) -> None:
+        write_if_other(generation.pointer, str(self.home.snapshots / str(state.snapshot)))
+
+    def _list(self, generation: Generation) -> None:
+        self.shelf.put(generation)
+        self.shelf.put_alias(generation)
+
+    def _project(self, state: State) -> None:
+        functions = [version.function for version in state.active.values()]
+        before = self.registry.projected()
+        written = self.projection.write(functions, before)
+        # A file that was left alone stays as unknown as it was.
+        kept = {name: digest for name, digest in before.items() if name in state.active}
+        self.registry.set_projected(kept | written)

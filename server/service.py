@@ -1,0 +1,197 @@
+"""The one door behind every door: what the service can do, without HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from filelock import AsyncFileLock, Timeout
+
+from kernels import sandbox
+from kernels.environments import Generation
+from kernels.home import Home
+from kernels.kernel import Kernel, Launch
+from kernels.outputs import Output
+from kernels.pool import Pool
+from kernels.progress import Report, silent
+from server.errors import FunctionNotFound, HomeInUse
+from server.functions import Draft
+from server.registrar import Registered, Registrar
+from server.registry import Registry, Version
+from server.settings import Settings
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class GenerationInfo:
+    """A generation as others see it. created is UTC, ISO 8601."""
+
+    number: int
+    kernel: str
+    current: bool
+    available: bool
+    in_use: bool
+    created: str
+    packages: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Health:
+    """status is ok, or starting while no clean kernel is ready."""
+
+    status: str
+    kernel: str
+    generation: int
+    snapshot: int
+    functions: int
+    spares: int
+    running: int
+    waiting: int
+    sessions: int
+
+
+class Service:
+    """Registers and executes. `async with Service.open(settings)` owns everything that runs."""
+
+    def __init__(self, settings: Settings, home: Home, registry: Registry, runtime: Path) -> None:
+        self.settings = settings
+        self.home = home
+        self.token = settings.require_token(home)
+        self.notes: list[str] = []
+        self._registry = registry
+        self._runtime = runtime
+        self.pool = Pool(lambda: self._launch(self._registrar.serving.generation), settings.limits())
+        self._registrar = Registrar(settings, home, registry, self.pool, self._launch)
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: Settings, report: Report = silent) -> AsyncIterator[Self]:
+        """Start: find or build the environment, register what is in the functions' folder, warm a kernel.
+
+        Raises HomeInUse, and what building raises when there is nothing older that could serve.
+        """
+        home = await asyncio.to_thread(settings.open_home)
+        async with _hold(home):
+            with home.runtime() as runtime, Registry.open(home.database) as registry:
+                service = cls(settings, home, registry, runtime)
+                async with service.pool:
+                    service.notes = await service._registrar.start(report)
+                    try:
+                        yield service
+                    finally:
+                        await service._finish()
+
+    # -- functions
+
+    async def register(self, draft: Draft, report: Report = silent) -> Registered:
+        """Register a function; a caller who leaves does not stop it. Raises as `Registrar.register`."""
+        return await self._to_its_end(self._registrar.register(draft, report))
+
+    async def delete(self, name: str, report: Report = silent) -> None:
+        """Take a function out of service. Raises FunctionNotFound, WouldBreak."""
+        await self._to_its_end(self._registrar.delete(name, report))
+
+    def functions(self) -> list[Version]:
+        """The active versions, by name."""
+        return list(self._registrar.serving.state.active.values())
+
+    def function(self, name: str) -> Version:
+        """One active version. Raises FunctionNotFound."""
+        if (version := self._registrar.serving.state.active.get(name)) is None:
+            raise FunctionNotFound(f"There is no function {name[:80]!r}.")
+        return version
+
+    # -- executions
+
+    def execute(
+        self, code: str, *, session: str | None = None, timeout: float | None = None
+    ) -> AsyncGenerator[tuple[Kernel, Output]]:
+        """Run code and yield each item with its kernel; see `Pool.execute`. Close it to free the kernel."""
+        limit = min(timeout or self.settings.timeout, self.settings.max_timeout)
+        return self.pool.execute(code, session=session, timeout=limit, max_output=self.settings.max_output)
+
+    # -- what there is
+
+    async def generations(self) -> list[GenerationInfo]:
+        """All generations, newest first."""
+        rows = await asyncio.to_thread(self._registry.generations)
+        current = self._registrar.serving.generation.number
+        found = []
+        for row in rows:
+            generation = self._registrar.generation(row)
+            found.append(
+                GenerationInfo(
+                    number=row.number,
+                    kernel=generation.kernel_name,
+                    current=row.number == current,
+                    available=generation.python.exists(),
+                    in_use=generation.in_use(),
+                    created=row.created,
+                    packages=dict(row.lock.pins),
+                )
+            )
+        return found
+
+    def health(self) -> Health:
+        """Whether it serves, and how busy it is. No secret, no name of a function."""
+        serving, (running, waiting) = self._registrar.serving, self.pool.admission.load
+        return Health(
+            status="ok" if self.pool.spares or not self.settings.pool_size else "starting",
+            kernel=serving.generation.kernel_name,
+            generation=serving.generation.number,
+            snapshot=serving.state.snapshot,
+            functions=len(serving.state.active),
+            spares=self.pool.spares,
+            running=running,
+            waiting=waiting,
+            sessions=len(self.pool.sessions()),
+        )
+
+    @property
+    def snapshot(self) -> int:
+        """The number of the snapshot that serves."""
+        return self._registrar.serving.state.snapshot
+
+    # -- inside
+
+    def _launch(self, generation: Generation) -> Launch:
+        passed = self.settings.kernel_environment()
+        env = sandbox.kernel_environment(generation.python, self.home.work, self.home.cache, passed)
+        return Launch(
+            name=generation.kernel_name,
+            generation=generation.number,
+            kernelspecs=generation.kernelspecs,
+            env={**env, "AIGBB_OWNED": "1"},
+            runtime=self._runtime,
+            workdir=self.home.work,
+        )
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    async def _finish(self) -> None:
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._registrar.finish()
+
+
+@asynccontextmanager
+async def _hold(home: Home) -> AsyncIterator[None]:
+    lock = AsyncFileLock(home.lock, timeout=0)
+    try:
+        await lock.acquire()
+    except Timeout as error:
+        raise HomeInUse(f"Another service runs on {home.path}.") from error
+    try:
+        yield
+    finally:
+        await lock.release()

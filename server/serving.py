@@ -1,0 +1,145 @@
+"""`aigbb serve`: the service and its web server in one process, with progress before and a banner when ready."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+import uvicorn
+import uvloop
+from rich.console import Console
+from rich.panel import Panel
+from rich.status import Status
+from rich.table import Table
+
+from kernels.kernelspecs import ALIAS
+from kernels.progress import Report, Step
+from server.api import create_app
+from server.errors import PortInUse
+from server.service import Service
+from server.settings import Settings
+
+
+def serve(settings: Settings, console: Console) -> None:
+    """Run until SIGINT or SIGTERM. Raises AigbbError when it cannot start."""
+    settings.check_bind()
+    configure_logs(settings.log_level)
+    uvloop.run(_serve(settings, console))
+
+
+def configure_logs(level: str) -> None:
+    """To stderr: for people on a terminal, one JSON object a line elsewhere."""
+    render = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            render,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+async def _serve(settings: Settings, console: Console) -> None:
+    start = time.perf_counter()
+    with _listen(settings) as listener:
+        with _progress(console) as report:
+            opening = Service.open(settings, report)
+            service = await opening.__aenter__()
+        try:
+            server = _Server(create_app(service), service, console, start)
+            await server.serve(sockets=[listener])
+        finally:
+            await opening.__aexit__(*sys.exc_info())
+
+
+class _Server(uvicorn.Server):
+    """Says that it is ready once it is."""
+
+    def __init__(self, app: object, service: Service, console: Console, start: float) -> None:
+        config = uvicorn.Config(
+            app,  # type: ignore[arg-type]
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            timeout_graceful_shutdown=5,
+        )
+        super().__init__(config)
+        self._service, self._console, self._start = service, console, start
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start listening, then show the banner."""
+        await super().startup(sockets)
+        assert sockets is not None
+        port = sockets[0].getsockname()[1]
+        print_banner(self._service, self._console, port, time.perf_counter() - self._start)
+
+
+@contextmanager
+def _listen(settings: Settings) -> Iterator[socket.socket]:
+    """Take the port before anything is built: a wrong one should fail at once."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((settings.host, settings.port))
+        except OSError as error:
+            raise PortInUse(f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}.") from error
+        listener.set_inheritable(False)
+        yield listener
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Report]:
+    """Phases as they come: a spinner on a terminal, lines elsewhere."""
+    start = time.perf_counter()
+    with Status("Starting", console=console) as status:
+
+        def report(step: Step) -> None:
+            line = f"[dim]{time.perf_counter() - start:5.1f} s[/]  [cyan]{step.phase:8}[/] {step.message}"
+            if console.is_terminal:
+                status.update(line)
+            console.print(line, highlight=False)
+
+        yield report
+
+
+def print_banner(service: Service, console: Console, port: int, seconds: float) -> None:
+    """What a person needs next: where it is, what serves, where the token is, and one command to try."""
+    settings, health = service.settings, service.health()
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = f"http://{host}:{port}"
+    table = Table.grid(padding=(0, 2))
+    names = ", ".join(v.function.name for v in service.functions()) or "none yet"
+    for name, value in (
+        ("API", url),
+        ("Docs", f"{url}/docs  (any user name, the token as password)"),
+        ("Kernel", f"{health.kernel}; in Jupyter also as {ALIAS!r}"),
+        ("Functions", f"{health.functions}: {names}"),
+        ("Token", "AIGBB_TOKEN" if settings.token else str(service.home.token)),
+    ):
+        table.add_row(f"[bold]{name}[/]", value)
+    console.print(Panel(table, title=f"aigbb-functions is ready ({seconds:.1f} s)", expand=False))
+    for note in service.notes:
+        console.print(f"[yellow]warning[/] {note}", highlight=False)
+    console.print("Try it:", style="bold")
+    console.print(curl(service, url), soft_wrap=True, highlight=False, markup=False)
+
+
+def curl(service: Service, url: str) -> str:
+    """A command that works when pasted into a shell on this machine."""
+    token = "$AIGBB_TOKEN" if service.settings.token else f"$(cat '{service.home.token}')"
+    return (
+        f'curl -s {url}/execute -H "Authorization: Bearer {token}"'
+        """ -H 'Content-Type: application/json' -d '{"code": "print(6 * 7)"}'"""
+    )

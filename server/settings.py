@@ -1,0 +1,158 @@
+"""Settings: one field is one name, default and help. The only reader of the environment."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from jupyter_core.paths import jupyter_data_dir
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from kernels.home import Home
+from kernels.pool import Limits
+from server.errors import InsecureBind
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+# What uv needs of our environment, and what a kernel gets of it: never more than these.
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+_UV_NAMES = {"PATH", "HOME", "TMPDIR", "LANG", "XDG_CACHE_HOME", "NETRC", "SSL_CERT_FILE", "SSL_CERT_DIR"}
+_UV_NAMES |= {*_PROXIES, *(name.upper() for name in _PROXIES)}
+_KERNEL_NAMES = ("TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE")
+
+
+def _root() -> Path:
+    """The checkout that we run from, else the current folder."""
+    checkout = Path(__file__).parents[1]
+    return checkout if (checkout / "aigbb_functions").is_dir() else Path.cwd()
+
+
+class Settings(BaseSettings):
+    """Read from flags of `serve`, then AIGBB_* in the environment, then `.env`, then these defaults."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="AIGBB_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    home: Annotated[Path, Field(description="Folder of everything kept at run time")] = Field(
+        default_factory=lambda: _root() / ".aigbb"
+    )
+    host: Annotated[str, Field(description="Address to listen on; beyond loopback a token must be set")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535, description="Port to listen on; 0 takes a free one")] = 8000
+    token: Annotated[
+        SecretStr | None, Field(description="Bearer token; without one, a generated one in the home folder")
+    ] = None
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        Field(description="More names that a Host header may carry, by comma"),
+    ] = ()
+    functions_dir: Annotated[Path, Field(description="Folder of the functions' files")] = Field(
+        default_factory=lambda: _root() / "aigbb_functions"
+    )
+    cache: Annotated[Path | None, Field(description="Cache of downloaded packages; by default in the home folder")] = (
+        None
+    )
+    kernelspecs_dir: Annotated[Path, Field(description="Where Jupyter looks for the user's kernels")] = Field(
+        default_factory=lambda: Path(jupyter_data_dir()) / "kernels"
+    )
+    keep_generations: Annotated[
+        int, Field(ge=1, description="Environments kept for rollback, the current one included")
+    ] = 3
+    pool_size: Annotated[int, Field(ge=0, le=64, description="Clean kernels kept ready")] = 2
+    max_running: Annotated[int, Field(ge=1, le=256, description="Executions at once")] = 4
+    max_waiting: Annotated[int, Field(ge=0, description="Executions that may wait; more are refused")] = 64
+    max_sessions: Annotated[int, Field(ge=0, description="Sessions open at once")] = 16
+    session_idle: Annotated[float, Field(gt=0, description="Seconds without use that end a session")] = 1800.0
+    timeout: Annotated[float, Field(gt=0, description="Seconds that an execution may take by default")] = 30.0
+    max_timeout: Annotated[float, Field(gt=0, description="Longest `timeout` a caller may ask for")] = 3600.0
+    max_output: Annotated[
+        int,
+        Field(ge=1024, le=16 * 1024 * 1024, description="Characters of text an execution may answer"),
+    ] = 1024 * 1024
+    max_body: Annotated[int, Field(ge=1024, description="Largest request body, in bytes")] = 1024 * 1024
+    build_timeout: Annotated[float, Field(gt=0, description="Seconds for one step of the installer")] = 600.0
+    import_timeout: Annotated[
+        float, Field(gt=0, description="Seconds in which the functions of a registration must import")
+    ] = 20.0
+    pass_env: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        Field(description="Variables of the service for kernels too, by comma"),
+    ] = ()
+    log_level: Annotated[str, Field(description="debug, info, warning or error")] = "info"
+
+    @field_validator("allowed_hosts", "pass_env", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(p.strip() for p in value.split(",") if p.strip()) if isinstance(value, str) else value
+
+    @field_validator("home", "functions_dir", "cache", "kernelspecs_dir")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return value.expanduser().absolute() if value else None
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the service."""
+        return self.host in LOOPBACK
+
+    def open_home(self) -> Home:
+        """The home folder, made if missing."""
+        return Home.create(self.home, self.cache)
+
+    def limits(self) -> Limits:
+        """The pool's share of the settings."""
+        return Limits(self.pool_size, self.max_running, self.max_waiting, self.max_sessions, self.session_idle)
+
+    def check_bind(self) -> None:
+        """Raises InsecureBind: another address than loopback needs a token that somebody chose."""
+        if not self.is_loopback and self.token is None:
+            raise InsecureBind(f"Refusing to listen on {self.host}: no token is set.")
+
+    def require_token(self, home: Home) -> str:
+        """The configured token, else the home's own, generated at first use."""
+        if self.token is not None:
+            return self.token.get_secret_value()
+        if not home.token.exists():
+            descriptor = os.open(home.token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secrets.token_urlsafe(32) + "\n")
+        return home.token.read_text().strip()
+
+    def find_token(self) -> str | None:
+        """What a client on this machine can find: the setting, or the home's token."""
+        if self.token is not None:
+            return self.token.get_secret_value()
+        path = self.home / "token"
+        return path.read_text().strip() if os.access(path, os.R_OK) else None
+
+    def uv_environment(self) -> Mapping[str, str]:
+        """The installer's environment: the operator's UV_* settings, and what it takes to reach an index."""
+        return {k: v for k, v in os.environ.items() if k in _UV_NAMES or k.startswith("UV_")}
+
+    def kernel_environment(self) -> Mapping[str, str]:
+        """What of the service's environment kernels may see."""
+        names = (*_KERNEL_NAMES, *self.pass_env)
+        return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def rows() -> list[tuple[str, str, str]]:
+    """Every setting as (variable, default, help): the README's table."""
+    defaults = {
+        "home": ".aigbb/ in the checkout",
+        "functions_dir": "aigbb_functions/ in the checkout",
+        "kernelspecs_dir": "the user's Jupyter folder",
+    }
+    return [
+        (f"AIGBB_{name.upper()}", defaults.get(name, _show(field.default)), field.description or "")
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def _show(value: object) -> str:
+    return "-" if value in (None, ()) else f"{value:g}" if isinstance(value, float) else str(value)
