@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 from uuid import uuid4
 
 import structlog
@@ -187,15 +187,17 @@ class Kernel:
         await asyncio.to_thread(shutil.rmtree, self.workdir, ignore_errors=True)
 
     async def _launch(self) -> None:
-        self.workdir.mkdir(mode=0o700, parents=True)
         words = self.workdir / ".start.log"
-        with words.open("wb") as file:
+        file = await asyncio.to_thread(_open_new, words)
+        try:
             await self._manager.start_kernel(
                 env=dict(self.launch.env, HOME=str(self.workdir), IPYTHONDIR=str(self.workdir / ".ipython")),
                 cwd=str(self.workdir),
                 stdout=file.fileno(),
                 stderr=file.fileno(),
             )
+        finally:
+            file.close()
         self._tasks.append(asyncio.create_task(self._watch()))
         for channel, kind in (("shell", zmq.DEALER), ("iopub", zmq.SUB)):
             self._sockets[channel] = self._connect(channel, kind)
@@ -208,7 +210,7 @@ class Kernel:
         except TimeoutError:
             await self._kill()
         if self._ended.done():
-            said = clean(words.read_bytes()[-4000:].decode(errors="replace"))
+            said = await asyncio.to_thread(_tail, words)
             raise KernelStartFailed(f"{self.name} {self._ending()} before it was ready.", log=said)
 
     def _connect(self, channel: str, kind: int) -> zmq.asyncio.Socket:
@@ -364,6 +366,15 @@ class Kernel:
             name = f"signal {-code}"
         memory = "; often the machine, or its limit, ran out of memory" if name == "SIGKILL" else ""
         return f"was killed by {name}{memory}"
+
+
+def _open_new(path: Path) -> BinaryIO:
+    path.parent.mkdir(mode=0o700, parents=True)
+    return path.open("wb")
+
+
+def _tail(path: Path) -> str:
+    return clean(path.read_bytes()[-4000:].decode(errors="replace"))
 
 
 def _execute_content(code: str) -> dict[str, Any]:

@@ -1,0 +1,234 @@
+"""What the tests share: one real environment for the engine's tests, one real server for the doors' tests.
+
+Both are made once a run, in a temporary folder; nothing of the user's own is read or written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx2
+import pytest
+import zmq.asyncio
+from blockbuster import BlockBuster, blockbuster_ctx
+from filelock import FileLock
+
+from kernels import sandbox
+from kernels.environments import Environments, Generation
+from kernels.home import Home
+from kernels.kernel import Kernel, Launch
+from kernels.kernelspecs import Shelf
+from kernels.packages import DEFAULT_REQUIREMENTS, Lock, Uv, parse_requirements
+from kernels.progress import silent
+from server.settings import Settings
+from server.snapshots import write_snapshot
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of the developer's leaks into a test."""
+    for name in [n for n in os.environ if n.startswith("AIGBB_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    """The event loop that the service runs on."""
+    return "asyncio", {"use_uvloop": True}
+
+
+@pytest.fixture(autouse=True)
+def no_blocking() -> Iterator[BlockBuster]:
+    """A test in which our code blocks the event loop fails."""
+    with blockbuster_ctx(["kernels", "server"]) as blockbuster:
+        for function in blockbuster.functions.values():
+            # Starting a kernel writes a small connection file and forks: jupyter_client's own way.
+            function.can_block_in("jupyter_client/manager.py", {"_async_start_kernel", "_async_cleanup_resources"})
+            function.can_block_in("jupyter_client/manager.py", {"__init__"})
+        yield blockbuster
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all workers of this run."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+
+
+@pytest.fixture(scope="session")
+def cache(shared: Path) -> Path:
+    """The installer's cache, so that packages are downloaded once a run."""
+    folder = shared / "cache"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+# -- the engine
+
+
+@pytest.fixture(scope="session")
+def uv(cache: Path) -> Uv:
+    """uv as the service runs it."""
+    return Uv(Path(sys.executable), cache / "uv", Settings().uv_environment())
+
+
+@pytest.fixture(scope="session")
+def default_lock(shared: Path, uv: Uv) -> Lock:
+    """The default packages, resolved."""
+    path = shared / "default.lock"
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            requirements = parse_requirements(DEFAULT_REQUIREMENTS.read_text().splitlines())
+            resolved = asyncio.run(uv.resolve({r: ["default"] for r in requirements}, None, silent))
+            path.write_text(resolved.lock.text)
+    return Lock(path.read_text())
+
+
+@pytest.fixture(scope="session")
+def home(shared: Path, cache: Path) -> Home:
+    """A home with one generation in it, shared by all workers: nothing may change it."""
+    return Home.create(shared / "home", cache)
+
+
+@pytest.fixture(scope="session")
+def generation(home: Home, uv: Uv, default_lock: Lock) -> Generation:
+    """The default packages, installed, without any function."""
+    environments = Environments(home, uv)
+    with FileLock(home.path / "test.lock"):
+        found = environments.find(1, default_lock)
+        if found is None:
+            found = asyncio.run(environments.build(1, default_lock, None, silent))
+            write_snapshot(home.snapshots / "1", [], {})
+            found.pointer.write_text(str(home.snapshots / "1"))
+            Shelf(found.kernelspecs, home.path).put(found)
+    return found
+
+
+@pytest.fixture
+def launch(generation: Generation, home: Home, tmp_path: Path) -> Iterator[Launch]:
+    """How a kernel of the shared generation starts, with folders of its own."""
+    env = sandbox.kernel_environment(generation.python, tmp_path, home.cache, {})
+    with tempfile.TemporaryDirectory(prefix="aigbb-") as runtime:
+        yield Launch(
+            generation.kernel_name,
+            generation.number,
+            generation.kernelspecs,
+            {**env, "AIGBB_OWNED": "1"},
+            Path(runtime),
+            tmp_path / "work",
+        )
+
+
+@pytest.fixture
+async def kernel(launch: Launch) -> AsyncIterator[Kernel]:
+    """A running kernel."""
+    context = zmq.asyncio.Context()
+    try:
+        started = await Kernel.start(launch, context)
+        yield started
+        await started.stop()
+    finally:
+        context.term()
+
+
+# -- the doors
+
+
+@dataclass
+class Server:
+    """A real service in a process of its own. `client` sends its token; `said` is what it printed."""
+
+    process: subprocess.Popen[str]
+    home: Path
+    functions: Path
+    environment: dict[str, str]
+    url: str = ""
+    said: list[str] = field(default_factory=list)
+
+    @property
+    def token(self) -> str:
+        """The token that it generated."""
+        return (self.home / "token").read_text().strip()
+
+    def client(self, token: str | None = None) -> httpx2.Client:
+        """A client of it."""
+        headers = {"Authorization": f"Bearer {token or self.token}"}
+        return httpx2.Client(base_url=self.url, headers=headers, timeout=120)
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        """End it, and wait for that."""
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        return self.process.wait(30)
+
+
+def server_environment(folder: Path, cache: Path, **settings: object) -> dict[str, str]:
+    """The environment of a service that lives in `folder` alone."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("AIGBB_")}
+    ours = {
+        "home": folder / "home",
+        "functions_dir": folder / "aigbb_functions",
+        "kernelspecs_dir": folder / "jupyter" / "kernels",
+        "cache": cache,
+        "port": 0,
+        **settings,
+    }
+    return {**kept, **{f"AIGBB_{name.upper()}": str(value) for name, value in ours.items()}, "COLUMNS": "200"}
+
+
+@contextmanager
+def running_server(folder: Path, cache: Path, **settings: object) -> Iterator[Server]:
+    """Start a service in `folder` and wait until it is ready."""
+    environment = server_environment(folder, cache, **settings)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "server", "serve"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    server = Server(process, folder / "home", folder / "aigbb_functions", environment)
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            server.said.append(line)
+            if match := re.search(r"API +(http://\S+)", line):
+                server.url = match[1]
+            if line.startswith("curl"):
+                break
+        assert server.url, "".join(server.said)
+        reader = threading.Thread(target=lambda: server.said.extend(process.stderr or ()))
+        reader.start()
+        yield server
+        server.stop()
+        reader.join()
+    finally:
+        server.stop(signal.SIGKILL)
+        if process.stderr:
+            process.stderr.close()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Server]:
+    """A service with the functions that ship, for tests that leave it as they found it."""
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copytree(ROOT / "aigbb_functions", folder / "aigbb_functions", ignore=shutil.ignore_patterns("__pycache__"))
+    with running_server(folder, cache) as started:
+        yield started
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[httpx2.Client]:
+    """A client of the shared service."""
+    with server.client() as opened:
+        yield opened
