@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Collection, Iterator
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kernels.errors import BuildFailed, IndexUnavailable, InsufficientStorage
-from kernels.home import Home, write_atomically
+from kernels.home import Home, on_disk, write_atomically
 from kernels.packages import Lock, Uv
 from kernels.progress import Report, Step
 from kernels.sandbox import Finished
@@ -79,23 +79,20 @@ class Environments:
         """
         aside = self.home.generations / f".building-{number}"
         final = self.home.generations / str(number)
-        await asyncio.to_thread(_remove, aside, final)
+        await on_disk(_remove, aside, final)
         try:
-            aside.mkdir(mode=0o700)
-            await self._install(aside, lock, report)
+            await on_disk(_begin, aside, lock)
+            await self._install(aside, report)
             if previous is not None:
-                await asyncio.to_thread(_carry_bytecode, previous.folder / "venv", aside / "venv")
-            aside.rename(final)
+                await on_disk(_carry_bytecode, previous.folder / "venv", aside / "venv")
+            await on_disk(aside.rename, final)
         except OSError as error:
             raise InsufficientStorage(f"The environment could not be written: {error.strerror}.") from error
         finally:
-            await asyncio.to_thread(_remove, aside)
+            await on_disk(_remove, aside)
         return Generation(number, final, lock)
 
-    async def _install(self, folder: Path, lock: Lock, report: Report) -> None:
-        write_atomically(folder / "lock.txt", lock.text)
-        facts = {"python": sys.version.split()[0], "digest": lock.digest}
-        write_atomically(folder / "generation.json", json.dumps(facts))
+    async def _install(self, folder: Path, report: Report) -> None:
         report(Step("install", "Creating the environment"))
         venv, python = folder / "venv", folder / "venv" / "bin" / "python"
         made = await self.uv.run("venv", "-q", "--relocatable", "--python", self.uv.python, venv)
@@ -119,7 +116,7 @@ class Environments:
 
     def sweep(self, committed: Collection[int]) -> None:
         """Delete what a killed service left: half-built folders, and whole ones that never came to serve."""
-        for left in self.home.generations.glob(".*"):
+        for left in self.home.generations.glob(".*/"):
             _remove(left)
         for number in set(self.numbers()) - set(committed):
             self._delete(number)
@@ -138,6 +135,13 @@ class Environments:
         _remove(doomed)
 
 
+def _begin(folder: Path, lock: Lock) -> None:
+    folder.mkdir(mode=0o700)
+    write_atomically(folder / "lock.txt", lock.text)
+    facts = {"python": sys.version.split()[0], "digest": lock.digest}
+    write_atomically(folder / "generation.json", json.dumps(facts))
+
+
 def _remove(*folders: Path) -> None:
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=not folder.exists())
@@ -149,7 +153,7 @@ def _raise_for(finished: Finished) -> None:
     log = finished.stderr.strip()[-4000:]
     if "No space left on device" in log:
         raise InsufficientStorage("The disk is full.", log=log)
-    if "Failed to fetch" in log or "error sending request" in log or "Failed to download" in log:
+    if re.search("Failed to fetch|error sending request|Failed to download", log) and "Hash mismatch" not in log:
         raise IndexUnavailable("A package could not be downloaded.", log=log)
     raise BuildFailed("The environment could not be installed.", log=log)
 
@@ -166,7 +170,7 @@ def _carry_bytecode(old: Path, new: Path) -> None:
         there = new / Path(folder).relative_to(old)
         for name in files:
             source = f"{name.split('.')[0]}.py"
-            if _same_file(Path(folder).parent / source, there.parent / source):
+            if not (there / name).exists() and _same_file(Path(folder).parent / source, there.parent / source):
                 there.mkdir(exist_ok=True)
                 os.link(Path(folder, name), there / name)
 

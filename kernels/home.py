@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,16 @@ def _remove_runtime(link: Path) -> None:
     if target.name.startswith("aigbb-") and target.is_dir() and target.stat().st_uid == os.getuid():
         shutil.rmtree(target, ignore_errors=True)
     link.unlink()
+
+
+async def on_disk(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Blocking work in a thread. Whoever is cancelled waits for its end: nothing goes on behind a clean-up."""
+    running = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
 
 
 def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:

@@ -21,11 +21,11 @@ from uuid import uuid4
 import structlog
 import zmq
 import zmq.asyncio
-from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 
 from kernels.errors import KernelStartFailed
-from kernels.outputs import Cap, Display, Done, Error, Output, Stream, clean, from_message
+from kernels.outputs import Cap, Done, Error, Output, clean, from_message, left_out
 from kernels.sandbox import kill_group
 
 log = structlog.get_logger(__name__)
@@ -33,8 +33,10 @@ log = structlog.get_logger(__name__)
 START_TIMEOUT = 60.0
 # After a reply without idle, or idle without a reply: how long the other may take.
 HALF_DONE_GRACE = 3.0
-# How long interrupted code may take to stop before it is killed.
+# How long code may take to begin, so that it can be interrupted, and then to stop before it is killed.
 INTERRUPT_GRACE = 1.0
+# The first moments of an execution are IPython's own, and an interrupt then costs the kernel its reply.
+INTERRUPT_DELAY = 0.1
 # Larger messages are not decoded.
 MAX_MESSAGE = 32 * 1024 * 1024
 
@@ -66,6 +68,7 @@ class _Run:
     id: str
     cap: Cap
     queue: asyncio.Queue[Output | None] = field(default_factory=asyncio.Queue)
+    begun: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     half: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     over: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     reply: Mapping[str, Any] | None = None
@@ -80,6 +83,7 @@ class _Run:
 
     def progress(self) -> None:
         if self.reply is not None or self.idle:
+            _set(self.begun)
             _set(self.half)
         if self.reply is not None and self.idle:
             _set(self.over)
@@ -107,6 +111,7 @@ class Kernel:
         self._tasks: list[asyncio.Task[None]] = []
         self._sockets: dict[str, zmq.asyncio.Socket] = {}
         self._run: _Run | None = None
+        self._stopped = False
 
     @classmethod
     async def start(cls, launch: Launch, context: zmq.asyncio.Context) -> Kernel:
@@ -142,7 +147,8 @@ class Kernel:
         settle = asyncio.create_task(self._settle(run, timeout))
         settle.add_done_callback(lambda _: run.queue.put_nowait(None))
         try:
-            await self._request("execute_request", run.id, _execute_content(code))
+            if not self._ended.done():
+                await self._request("execute_request", run.id, _execute_content(code))
             while (item := await run.queue.get()) is not None:
                 yield item
             done = await settle
@@ -157,21 +163,23 @@ class Kernel:
 
     async def interrupt(self) -> bool:
         """Interrupt the running code, which then ends as `cancelled`. False when nothing runs."""
-        if self._run is None or self._ended.done():
+        run = self._run
+        if run is None or self._ended.done():
             return False
-        self._run.interrupted = True
-        await self._interrupt()
+        run.interrupted = True
+        await self._interrupt(run)
         return True
 
     async def abandon(self) -> bool:
         """Stop code that nobody waits for any more. Returns whether the kernel survived that."""
         run = self._run
         if run is not None and not self._ended.done():
-            await self._interrupt()
+            await self._interrupt(run)
             await self._first(run.over, timeout=INTERRUPT_GRACE)
             if not run.over.done():
                 await self._kill()
-        self._run = None
+        if self._run is run:
+            self._run = None
         return not self._ended.done()
 
     async def stop(self) -> None:
@@ -188,6 +196,20 @@ class Kernel:
 
     async def _launch(self) -> None:
         words = self.workdir / ".start.log"
+        try:
+            await self._start_process(words)
+        except (OSError, ValueError, NoSuchKernel) as error:
+            raise KernelStartFailed(f"{self.name} could not be started: {error}.") from error
+        self._tasks.append(asyncio.create_task(self._watch()))
+        for channel, kind in (("shell", zmq.DEALER), ("iopub", zmq.SUB)):
+            self._sockets[channel] = self._connect(channel, kind)
+            self._tasks.append(asyncio.create_task(self._read(channel)))
+        failure = await self._greet()
+        if failure is not None:
+            said = await asyncio.to_thread(_tail, words)
+            raise KernelStartFailed(f"{self.name} {failure}.", log=said)
+
+    async def _start_process(self, words: Path) -> None:
         file = await asyncio.to_thread(_open_new, words)
         try:
             await self._manager.start_kernel(
@@ -198,20 +220,17 @@ class Kernel:
             )
         finally:
             file.close()
-        self._tasks.append(asyncio.create_task(self._watch()))
-        for channel, kind in (("shell", zmq.DEALER), ("iopub", zmq.SUB)):
-            self._sockets[channel] = self._connect(channel, kind)
-            self._tasks.append(asyncio.create_task(self._read(channel)))
+
+    async def _greet(self) -> str | None:
+        """Wait until its output is heard and it answers. Returns what went wrong."""
         try:
             async with asyncio.timeout(START_TIMEOUT):
                 await self._first(self._welcomed, timeout=None)
                 await self._request("kernel_info_request", uuid4().hex, {})
                 await self._first(self._ready, timeout=None)
         except TimeoutError:
-            await self._kill()
-        if self._ended.done():
-            said = await asyncio.to_thread(_tail, words)
-            raise KernelStartFailed(f"{self.name} {self._ending()} before it was ready.", log=said)
+            return f"was not ready after {START_TIMEOUT:g} s"
+        return f"{self._ending()} before it was ready" if self._ended.done() else None
 
     def _connect(self, channel: str, kind: int) -> zmq.asyncio.Socket:
         socket = self._context.socket(kind)
@@ -239,6 +258,8 @@ class Kernel:
                 self._dispatch(channel, frames)
             except _MALFORMED as error:
                 log.warning("kernel.malformed_message", kernel=self.id, channel=channel, error=repr(error)[:200])
+            # Receiving what is there already does not wait: a flood would leave no turn to anybody else.
+            await asyncio.sleep(0)
 
     def _dispatch(self, channel: str, frames: list[bytes]) -> None:
         session = self._manager.session
@@ -261,7 +282,7 @@ class Kernel:
             self._on_iopub(run, kind, content)
 
     def _on_reply(self, run: _Run, kind: str, content: Mapping[str, Any]) -> None:
-        if kind == "execute_reply" and run.reply is None:
+        if kind == "execute_reply" and run.reply is None and isinstance(content, dict):
             run.reply = content
             run.progress()
 
@@ -269,6 +290,8 @@ class Kernel:
         if kind == "status" and content["execution_state"] == "idle":
             run.idle = True
             run.progress()
+        elif kind == "execute_input":
+            _set(run.begun)
         elif item := from_message(kind, content):
             run.show(item)
 
@@ -277,9 +300,12 @@ class Kernel:
         run, kind = self._run, json.loads(parts[1])["msg_type"]
         if run is None or json.loads(parts[2]).get("msg_id") != run.id:
             return
-        note = f"[{clean(kind)}: a message of {len(parts[4]):,} bytes left out]"
         run.cap.truncated = True
-        run.show(Stream("stdout", note + "\n") if kind == "stream" else Display({"text/plain": note}, {}))
+        if kind == "execute_reply":
+            # Its metadata repeats the status; the rest has come by the other channel.
+            self._on_reply(run, kind, {"status": json.loads(parts[3]).get("status")})
+        elif item := left_out(kind, len(parts[4])):
+            run.show(item)
 
     async def _settle(self, run: _Run, timeout: float) -> Done:
         """Wait for the run's end, or bring it about."""
@@ -311,7 +337,7 @@ class Kernel:
         return self._done(run, "died", "The kernel stopped answering properly and was replaced.")
 
     async def _time_out(self, run: _Run, timeout: float) -> Done:
-        await self._interrupt()
+        await self._interrupt(run)
         await self._first(run.over, timeout=INTERRUPT_GRACE)
         if run.over.done():
             return self._done(run, "timeout", f"Timed out after {timeout:g} s; the code was interrupted.")
@@ -330,7 +356,12 @@ class Kernel:
             kernel_lost=self._ended.done(),
         )
 
-    async def _interrupt(self) -> None:
+    async def _interrupt(self, run: _Run) -> None:
+        """Interrupt code once it has begun: before that, the kernel would ignore it."""
+        await self._first(run.begun, timeout=INTERRUPT_GRACE)
+        await self._first(run.over, timeout=INTERRUPT_DELAY)
+        if self._ended.done() or run.over.done():
+            return
         with suppress(ProcessLookupError):
             await self._manager.interrupt_kernel()
         # An interrupt that meets an `await` takes effect only when another message arrives.
@@ -346,6 +377,7 @@ class Kernel:
         if provisioner is None or not self._tasks:
             return
         if not self._ended.done():
+            self._stopped = True
             await provisioner.kill()
             await asyncio.wait([self._ended])
 
@@ -357,6 +389,8 @@ class Kernel:
         self._ended.set_result(await provisioner.wait())
 
     def _ending(self) -> str:
+        if self._stopped:
+            return "was stopped"
         code = self._ended.result()
         if code is None or code >= 0:
             return f"exited with code {code}"

@@ -61,9 +61,9 @@ class Shelf:
     def _is_ours(self, path: Path) -> bool:
         try:
             spec = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return bool(spec["metadata"]["aigbb"]["home"] == str(self.home))
+        except (OSError, ValueError, LookupError, TypeError):
             return False
-        return isinstance(spec, dict) and spec.get("metadata", {}).get("aigbb", {}).get("home") == str(self.home)
 
     def _write(self, name: str, spec: dict[str, Any]) -> None:
         """Made aside and renamed: Jupyter never lists a half-written kernelspec."""

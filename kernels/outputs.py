@@ -10,8 +10,9 @@ import json
 import math
 import re
 from collections import deque
-from collections.abc import AsyncIterable, Iterator, Mapping
+from collections.abc import AsyncIterable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any, Literal
 
 Status = Literal["ok", "error", "timeout", "cancelled", "died"]
@@ -102,6 +103,7 @@ class Execution:
 async def fold(stream: AsyncIterable[Output]) -> Execution:
     """Read a stream to its end."""
     outputs: list[Stream | Display | Result | Error] = []
+    shown: dict[str, list[int]] = {}
     done = Done("died", detail="The stream ended early.")
     async for item in stream:
         match item:
@@ -109,85 +111,140 @@ async def fold(stream: AsyncIterable[Output]) -> Execution:
                 done = item
             case Clear():
                 outputs.clear()
+                shown.clear()
             case Display(update=True):
-                outputs[:] = [_updated(old, item) for old in outputs]
-            case Stream() if outputs and isinstance(last := outputs[-1], Stream) and last.name == item.name:
-                outputs[-1] = Stream(item.name, last.text + item.text)
+                for index in shown.get(item.display_id or "", ()):
+                    outputs[index] = replace(item, update=False)
             case _:
+                if isinstance(item, Display) and item.display_id:
+                    shown.setdefault(item.display_id, []).append(len(outputs))
                 outputs.append(item)
-    return Execution(tuple(outputs), done)
+    return Execution(tuple(_joined(outputs)), done)
 
 
-def _updated(old: Stream | Display | Result | Error, new: Display) -> Stream | Display | Result | Error:
-    if isinstance(old, Display) and old.display_id is not None and old.display_id == new.display_id:
-        return replace(new, update=False)
-    return old
+def _joined(outputs: Iterable[Stream | Display | Result | Error]) -> Iterator[Stream | Display | Result | Error]:
+    """With adjacent text of one stream as one item."""
+    for name, group in groupby(outputs, key=lambda item: item.name if isinstance(item, Stream) else None):
+        if name is None:
+            yield from group
+        else:
+            yield Stream(name, "".join(item.text for item in group if isinstance(item, Stream)))
 
 
 # What one item costs beside its text, so that a million empty ones are not free.
 _ITEM = 64
+# Held text of one stream is joined up to this length, which spares it that cost.
+_JOIN = 1024
 
 
 @dataclass(slots=True)
 class Cap:
     """Lets a stream's items through up to a limit of characters, then keeps only the newest.
 
-    Text: the first half of the limit passes at once; of the rest the last half is kept and comes at the end,
-    after a line that says how much is missing. Pictures and other data: four times the limit in all.
+    Text: the first half of the limit passes at once. What follows is held, in order with all else, up to the
+    other half; then its oldest text is cut, and a line says how much. Displays and results: four times the
+    limit in all. Errors: the same, and then the last one.
     """
 
     limit: int
     truncated: bool = False
     _head: int = 0
-    _rich: int = 0
-    _cut: int = 0
     _kept: int = 0
+    _cut: int = 0
+    _rich: int = 0
     _left_out: int = 0
-    _tail: deque[Stream] = field(default_factory=deque)
+    _noted: set[type[Output]] = field(default_factory=set)
+    _raised: int = 0
+    _last_error: Error | None = None
+    _passed: bool = False
+    _held: deque[Output] = field(default_factory=deque)
+    _start: int = 0  # of the first item held: what is before it has been cut
 
     def accept(self, item: Output) -> Iterator[Output]:
-        """What of this item may be passed on now."""
-        match item:
-            case Stream():
-                yield from self._text(item)
-            case Display() | Result():
-                yield from self._data(item)
-            case Error():
-                yield self._exception(item)
-            case Clear():
-                self._tail.clear()
-                self._kept = 0
-                yield item
-            case _:
-                yield item
+        """What may be passed on now that this item has come."""
+        for allowed in self._allow(item):
+            self._passed = not isinstance(allowed, Clear)
+            yield allowed
 
     def finish(self) -> Iterator[Output]:
         """What was held back, with the line that says what is missing."""
         if self._cut:
             yield Stream("stdout", f"\n… {self._cut:,} characters cut …\n")
-        yield from self._tail
+        while self._held:
+            yield self._take_oldest()
         if self._left_out:
             yield Stream("stderr", f"\n… {self._left_out:,} displays left out, over the cap …\n")
-        self._tail.clear()
+        if self._last_error is not None:
+            yield self._last_error
 
-    def _text(self, item: Stream) -> Iterator[Stream]:
-        room = max(0, self.limit // 2 - self._head)
+    def _allow(self, item: Output) -> Iterator[Output]:
+        match item:
+            case Stream():
+                yield from self._text(item)
+            case Display() | Result():
+                yield from self._in_order(self._data(item))
+            case Error():
+                yield from self._in_order(self._exception(item))
+            case Clear():
+                # A second one with nothing between would cost nothing, and could come for ever.
+                if self._passed:
+                    yield item
+                self._held.clear()
+                self._start = self._kept = self._cut = self._left_out = 0
+                self._last_error = None
+            case _:
+                yield item
+
+    def _in_order(self, items: Iterator[Output]) -> Iterator[Output]:
+        """Not before text that is held."""
+        if self._held:
+            self._held.extend(items)
+        else:
+            yield from items
+
+    def _text(self, item: Stream) -> Iterator[Output]:
+        room = 0 if self._held else max(0, self.limit // 2 - self._head)
         head, rest = item.text[:room], item.text[room:]
-        self._head += len(item.text) + _ITEM
         if head:
+            self._head += len(item.text) + _ITEM
             yield Stream(item.name, head)
         if rest:
-            self._keep(item.name, rest)
+            self._hold(item.name, rest)
+            yield from self._make_room()
 
-    def _keep(self, name: Literal["stdout", "stderr"], text: str) -> None:
-        half = self.limit // 2
-        self._lose(len(text) - half)
-        self._tail.append(Stream(name, text[-half:]))
-        self._kept += len(self._tail[-1].text) + _ITEM
-        while self._kept > half and len(self._tail) > 1:
-            oldest = self._tail.popleft()
-            self._kept -= len(oldest.text) + _ITEM
-            self._lose(len(oldest.text))
+    def _hold(self, name: Literal["stdout", "stderr"], text: str) -> None:
+        last = self._held[-1] if self._held else None
+        start = max(0, len(text) - max(0, self.limit // 2 - _ITEM))
+        self._lose(start)
+        if isinstance(last, Stream) and last.name == name and len(last.text) < _JOIN:
+            self._held[-1] = Stream(name, last.text + text[start:])
+            self._kept += len(text) - start
+        else:
+            self._held.append(Stream(name, text[start:]))
+            self._kept += len(text) - start + _ITEM
+
+    def _make_room(self) -> Iterator[Output]:
+        """Cut the oldest text. What else was held before it has a limit of its own, and passes."""
+        while self._held:
+            oldest, excess = self._held[0], self._kept - self.limit // 2
+            if not isinstance(oldest, Stream):
+                yield self._take_oldest()
+            elif excess <= 0:
+                return
+            elif excess < (length := len(oldest.text) - self._start):
+                self._start += excess
+                self._kept -= excess
+                self._lose(excess)
+            else:
+                self._lose(length)
+                self._take_oldest()
+
+    def _take_oldest(self) -> Output:
+        item, start, self._start = self._held.popleft(), self._start, 0
+        if isinstance(item, Stream):
+            item = Stream(item.name, item.text[start:])
+            self._kept -= len(item.text) + _ITEM
+        return item
 
     def _lose(self, count: int) -> None:
         if count > 0:
@@ -198,27 +255,40 @@ class Cap:
         data = dict(item.data)
         if isinstance(plain := data.get("text/plain"), str):
             data["text/plain"] = self._middle(plain, self.limit)
-        size = sum(len(v) if isinstance(v, str) else len(json.dumps(v)) for v in data.values())
+        size = _size(data) + _size(item.metadata) + len(getattr(item, "display_id", None) or "")
         self._rich += size + _ITEM
         if self._rich <= 4 * self.limit:
             yield replace(item, data=data)
             return
         self.truncated = True
-        if isinstance(item, Result) or self._left_out == 0:
-            note = f"[{', '.join(sorted(data))}: {size:,} characters left out, over the cap]"
-            yield replace(item, data={"text/plain": note}, metadata={})
         self._left_out += 1
+        if type(item) not in self._noted:
+            self._noted.add(type(item))
+            kinds = self._middle(", ".join(sorted(data)), 200)
+            yield type(item)({"text/plain": f"[{kinds}: {size:,} characters left out, over the cap]"}, {})
 
-    def _exception(self, item: Error) -> Error:
-        entries = tuple(self._middle(entry, self.limit // 8) for entry in item.traceback[-20:])
-        return replace(item, evalue=self._middle(item.evalue, self.limit // 4), traceback=entries)
+    def _exception(self, item: Error) -> Iterator[Error]:
+        entries = [self._middle(entry, self.limit // 8) for entry in item.traceback[-20:]]
+        hidden = item.frames_hidden + len(item.traceback) - len(entries)
+        ename, evalue = self._middle(item.ename, 200), self._middle(item.evalue, self.limit // 4)
+        error = Error(ename, evalue, tuple(entries), hidden)
+        self._raised += len(ename) + len(evalue) + sum(len(entry) for entry in entries) + _ITEM
+        if self._raised <= 4 * self.limit:
+            yield error
+        else:
+            self.truncated = True
+            self._last_error = error
 
     def _middle(self, text: str, limit: int) -> str:
         if len(text) <= limit:
             return text
         self.truncated = True
         half = limit // 2
-        return f"{text[:half]}\n… {len(text) - 2 * half:,} characters cut …\n{text[-half:]}"
+        return f"{text[:half]}\n… {len(text) - 2 * half:,} characters cut …\n{text[len(text) - half :]}"
+
+
+def _size(data: Bundle) -> int:
+    return sum(len(key) + len(v if isinstance(v, str) else json.dumps(v)) for key, v in data.items())
 
 
 def from_message(kind: str, content: Mapping[str, Any]) -> Output | None:
@@ -240,6 +310,21 @@ def from_message(kind: str, content: Mapping[str, Any]) -> Output | None:
     return None
 
 
+def left_out(kind: str, size: int) -> Output | None:
+    """What stands for an IOPub message that is too large to be read, or None for one that shows nothing."""
+    note = f"[{kind}: a message of {size:,} bytes left out]"
+    match kind:
+        case "stream":
+            return Stream("stdout", note + "\n")
+        case "display_data" | "update_display_data":
+            return Display({"text/plain": note}, {})
+        case "execute_result":
+            return Result({"text/plain": note}, {})
+        case "error":
+            return Error("Error", note, ())
+    return None
+
+
 def _bundles(content: Mapping[str, Any]) -> tuple[Bundle, Bundle]:
     data, metadata = content.get("data"), content.get("metadata")
     return (
@@ -248,6 +333,9 @@ def _bundles(content: Mapping[str, Any]) -> tuple[Bundle, Bundle]:
     )
 
 
+# Deeper JSON is legal, but not everything that reads it later takes it.
+MAX_DEPTH = 100
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 _OWN_FILE = re.compile(r"\S*?/(aigbb_functions/[A-Za-z0-9_]+\.py)")
 _FRAME = re.compile(r"^(?:File|Cell In|Input In) ?\S*")
@@ -282,18 +370,20 @@ def strip_ansi(text: str) -> str:
 def clean(value: object) -> str:
     """Valid Unicode text of anything: lone surrogates become U+FFFD."""
     text = value if isinstance(value, str) else "" if value is None else str(value)
-    return text.encode("utf-8", "replace").decode("utf-8") if not text.isascii() else text
+    return text if text.isascii() else _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def clean_json(value: Any) -> Any:
-    """The same for a JSON value; NaN and infinities become null."""
+def clean_json(value: Any, depth: int = MAX_DEPTH) -> Any:
+    """The same for a JSON value; NaN and infinities become null, and what is nested deeper is left out."""
     match value:
         case str():
             return clean(value)
         case float():
             return value if math.isfinite(value) else None
+        case dict() | list() if depth == 0:
+            return "…"
         case dict():
-            return {clean(k): clean_json(v) for k, v in value.items()}
+            return {clean(k): clean_json(v, depth - 1) for k, v in value.items()}
         case list():
-            return [clean_json(v) for v in value]
+            return [clean_json(v, depth - 1) for v in value]
     return value

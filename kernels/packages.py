@@ -9,6 +9,8 @@ import difflib
 import hashlib
 import platform
 import re
+import secrets
+import shutil
 import sysconfig
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,6 +26,8 @@ from uv import find_uv_bin
 
 from kernels import sandbox
 from kernels.errors import (
+    AigbbError,
+    BuildFailed,
     BuildNotAllowed,
     DependencyConflict,
     IndexUnavailable,
@@ -34,10 +38,12 @@ from kernels.errors import (
     ResolveError,
     VersionNotFound,
 )
+from kernels.home import on_disk
 from kernels.progress import Report, Step
 
 MAX_LINES = 100
 MAX_LINE = 200
+_COMMENT = re.compile(r"(^|\s+)#.*$")
 
 DEFAULT_REQUIREMENTS = Path(__file__).parent / "requirements.txt"
 
@@ -122,10 +128,10 @@ def parse_requirements(lines: Iterable[str]) -> tuple[str, ...]:
 
     Raises InvalidRequirement with the index of the line.
     """
-    kept = [(i, line) for i, line in enumerate(lines) if (cut := line.split(" #")[0].strip()) and cut[0] != "#"]
+    kept = [(i, cut) for i, line in enumerate(lines) if (cut := _COMMENT.sub("", line.strip()))]
     if len(kept) > MAX_LINES:
         raise InvalidRequirement(f"{len(kept)} requirement lines are more than {MAX_LINES}.")
-    return tuple(sorted({parse_requirement(line.split(" #")[0], i) for i, line in kept}))
+    return tuple(sorted({parse_requirement(line, i) for i, line in kept}))
 
 
 def applies(requirement: str) -> bool:
@@ -140,7 +146,7 @@ def distribution(requirement: str) -> str:
 
 
 def _canonical(requirement: Requirement) -> str:
-    extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+    extras = f"[{','.join(sorted({canonicalize_name(e) for e in requirement.extras}))}]" if requirement.extras else ""
     marker = f" ; {requirement.marker}" if requirement.marker else ""
     return f"{canonicalize_name(requirement.name)}{extras}{requirement.specifier}{marker}"
 
@@ -209,7 +215,7 @@ class Uv:
         """The lock for a set of requirements, each with the names of those who ask for it.
 
         Pins of `previous` stay where they can. The cache is asked first, then the index.
-        Raises ResolveError's children; nothing is written outside a temporary folder.
+        Raises ResolveError's children, InsufficientStorage, BuildFailed. Nothing is written outside a temporary folder.
         """
         report(Step("resolve", f"Resolving {len(owners)} requirements"))
         for offline in (True, False):
@@ -222,31 +228,36 @@ class Uv:
     async def _compile(
         self, owners: Mapping[str, Sequence[str]], previous: Lock | None, offline: bool
     ) -> tuple[sandbox.Finished, Lock | None]:
-        with tempfile.TemporaryDirectory(prefix="aigbb-resolve-") as folder:
-            output = Path(folder, "lock.txt")
-            if previous is not None:
-                output.write_text(previous.text, encoding="utf-8")
+        folder = Path(await on_disk(tempfile.gettempdir), f"aigbb-resolve-{secrets.token_hex(8)}")
+        output = folder / "lock.txt"
+        try:
+            await on_disk(_begin, output, previous)
             options = ["-q", "--no-build", "--no-header", "--no-annotate", "--generate-hashes"]
-            finished = await self.run(
-                "pip",
-                "compile",
-                *options,
-                "--python",
-                self.python,
-                "-o",
-                output,
-                "-",
-                offline=offline,
-                stdin="\n".join(owners).encode(),
-            )
-            done = finished.returncode == 0 and not finished.timed_out
-            return finished, Lock(_stamp() + output.read_text(encoding="utf-8")) if done else None
+            files: list[str | Path] = ["--python", self.python, "-o", output, "-"]
+            asked = "\n".join(owners).encode()
+            finished = await self.run("pip", "compile", *options, *files, offline=offline, stdin=asked)
+            if finished.returncode != 0 or finished.timed_out:
+                return finished, None
+            return finished, Lock(_stamp() + await on_disk(output.read_text, encoding="utf-8"))
+        finally:
+            await on_disk(shutil.rmtree, folder, ignore_errors=True)
+
+
+def _begin(output: Path, previous: Lock | None) -> None:
+    output.parent.mkdir(mode=0o700)
+    if previous is not None:
+        output.write_text(previous.text, encoding="utf-8")
 
 
 def _stamp() -> str:
     """A lock is for one Python on one platform: another one gives another digest."""
     return f"# Python {platform.python_version()}, {sysconfig.get_platform()}\n"
 
+
+_NO_INDEX = re.compile(
+    "Failed to fetch|error sending request|client error|dns error|Could not connect"
+    "|could not be queried|Unsupported `Content-Type`"
+)
 
 _UV_LINES: tuple[tuple[str, Step | None], ...] = (
     (r"Downloading (\S+ \(.*\))", Step("download", "Downloading")),
@@ -261,15 +272,19 @@ def _hear(line: str, report: Report) -> None:
             report(Step(step.phase, f"{step.message} {match[1]}"))
 
 
-def _explain(finished: sandbox.Finished, owners: Mapping[str, Sequence[str]]) -> ResolveError | InsufficientStorage:
+def _explain(finished: sandbox.Finished, owners: Mapping[str, Sequence[str]]) -> AigbbError:
     """uv's own sentence as an error of ours, with who asked for what."""
     text = re.sub(r"^(error|\s+cause): ?", "", finished.stderr.strip(), flags=re.MULTILINE)[-4000:]
     if finished.timed_out:
         return IndexUnavailable("Resolving did not come to an end in time.", explanation=text)
     if re.search(r"No space left on device", text):
         return InsufficientStorage("The disk is full.", explanation=text)
-    if re.search(r"Failed to fetch|error sending request|client error|dns error|Could not connect", text):
+    if _NO_INDEX.search(text):
         return IndexUnavailable("The package index could not be reached.", explanation=text)
+    if "Couldn't parse requirement" in text:
+        return InvalidRequirement("The installer does not read one of the requirements.", explanation=text)
+    if "Because" not in text:
+        return BuildFailed("The installer could not resolve the packages.", log=text)
     asked: list[dict[str, object]] = [
         {"requirement": spec, "functions": list(names)}
         for spec, names in owners.items()
@@ -285,9 +300,7 @@ def _classify(text: str, asked: list[dict[str, object]]) -> ResolveError:
         return PackageNotFound(
             f"There is no package {match[1]!r}.", **extra, package=match[1], suggestions=_suggest(match[1])
         )
-    if match := re.search(
-        r"Because (?:all versions of )?(\S+) ha(?:s|ve) no (?:usable )?wheels.* and you require", text
-    ):
+    if match := re.search(r"(\S+) ha(?:s|ve) no (?:usable )?wheels", text):
         return BuildNotAllowed(f"There is no wheel of {match[1]} for this Python and platform.", **extra)
     if match := re.search(r"current Python version \((\S+)\) does not satisfy (\S+) and (\S+) depends", text):
         return PythonVersionMismatch(f"{match[3]} needs {match[2]}; kernels run Python {match[1]}.", **extra)

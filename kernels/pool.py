@@ -6,28 +6,32 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
-from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Self
 from uuid import uuid4
+from weakref import WeakSet
 
 import structlog
 import zmq.asyncio
 
 from kernels.errors import AigbbError, PoolExhausted, SessionBusy, SessionExists, SessionNotFound
 from kernels.kernel import Kernel, Launch
-from kernels.outputs import Output
+from kernels.outputs import Done, Output, Stream
 
 log = structlog.get_logger(__name__)
+
+_LOST = "The session's kernel has ended since the last execution, and its variables with it.\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How much the pool holds.
 
-    spares: clean kernels kept ready. running: executions at once. waiting: how many may queue for that.
-    sessions: how many at once. idle_seconds: after which a session ends.
+    spares: clean kernels kept ready. running: executions at once. waiting: how many may queue for that, or
+    for one session. sessions: how many at once. idle_seconds: after which a session ends.
     """
 
     spares: int = 2
@@ -60,6 +64,15 @@ class _Session:
     executions: int = 0
     users: int = 0
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    abandoning: asyncio.Task[Any] | None = None
+    told: bool = False  # that the kernel has ended
+
+    def tell(self, item: Output, lost: bool) -> Output:
+        """Have the last item say that the kernel was lost, during this execution or before."""
+        if not isinstance(item, Done):
+            return item
+        self.told = item.kernel_lost
+        return replace(item, kernel_lost=item.kernel_lost or lost)
 
 
 class Admission:
@@ -98,7 +111,7 @@ class Admission:
         except asyncio.CancelledError:
             if place.done() and not place.cancelled():
                 self._leave()
-            else:
+            with suppress(ValueError):  # who left in the meantime has passed over us
                 self._queue.remove(place)
             raise
 
@@ -127,6 +140,8 @@ class Pool:
         self._sessions: dict[str, _Session] = {}
         self._opening = 0
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._starts: set[asyncio.Task[Kernel]] = set()
+        self._kernels: WeakSet[Kernel] = WeakSet()  # all that were started; one that runs is held by the loop
         self._starting = 0
         self._closed = False
         self._changed = asyncio.Event()
@@ -138,10 +153,12 @@ class Pool:
     async def __aexit__(self, *_: object) -> None:
         self._closed = True
         self._changed.set()
-        kernels = [*self._spares, *(session.kernel for session in self._sessions.values())]
         self._spares.clear()
         self._sessions.clear()
-        await asyncio.gather(*(kernel.stop() for kernel in kernels))
+        for start in self._starts:
+            start.cancel()
+        await asyncio.gather(*self._starts, return_exceptions=True)
+        await asyncio.gather(*(kernel.stop() for kernel in list(self._kernels)))
         while self._tasks:
             await asyncio.wait(self._tasks)
         self._context.term()
@@ -151,7 +168,7 @@ class Pool:
 
         Give it back with `adopt` once the generation serves, or stop it.
         """
-        return await Kernel.start(launch, self._context)
+        return await self._start(launch)
 
     def adopt(self, kernel: Kernel) -> None:
         """Take a rehearsed kernel as the first spare of the generation that serves now."""
@@ -165,8 +182,8 @@ class Pool:
 
         Raises PoolExhausted, SessionNotFound, KernelStartFailed. Closing the generator frees the kernel.
         """
-        run = self._run_clean if session is None else self._run_in(self._find(session))
-        async with self.admission.admitted(), aclosing(run(code, timeout, max_output)) as items:
+        run = self._run_clean if session is None else partial(self._run_in, self._find(session))
+        async with aclosing(run(code, timeout, max_output)) as items:
             async for item in items:
                 yield item
 
@@ -180,8 +197,7 @@ class Pool:
 
     def generations(self) -> set[int]:
         """Those that a kernel of ours is of."""
-        held = [*self._spares, *(session.kernel for session in self._sessions.values())]
-        return {kernel.launch.generation for kernel in held}
+        return {kernel.launch.generation for kernel in self._kernels if kernel.state != "dead"}
 
     @property
     def spares(self) -> int:
@@ -221,7 +237,7 @@ class Pool:
         """End a session and its kernel; code that runs in it dies. Raises SessionNotFound."""
         session = self._find(identity)
         del self._sessions[identity]
-        await session.kernel.stop()
+        await self._end(session.kernel)
 
     async def interrupt_session(self, identity: str) -> None:
         """Interrupt what runs in a session. Raises SessionNotFound, or SessionBusy when nothing runs."""
@@ -231,56 +247,82 @@ class Pool:
     async def restart_session(self, identity: str) -> SessionInfo:
         """A clean kernel of the newest generation for a session. Code that runs in it dies."""
         session = self._find(identity)
-        await session.kernel.stop()
-        async with session.turn:
-            await self._renew(session)
+        kernel = session.kernel
+        await self._end(kernel)
+        async with self._turn(session):
+            if session.kernel is kernel:  # else somebody who waited before us has a clean one already
+                await self._renew(session)
         return self._info(session)
 
     # -- inside
 
     async def _run_clean(self, code: str, timeout: float, max_output: int) -> AsyncGenerator[tuple[Kernel, Output]]:
-        kernel = await self._take()
-        try:
-            async with aclosing(kernel.execute(code, timeout=timeout, max_output=max_output)) as items:
-                async for item in items:
-                    yield kernel, item
-        finally:
-            self._spawn(kernel.stop())
+        async with self.admission.admitted():
+            kernel = await self._take()
+            try:
+                async with aclosing(kernel.execute(code, timeout=timeout, max_output=max_output)) as items:
+                    async for item in items:
+                        yield kernel, item
+            finally:
+                self._spawn(kernel.stop())
 
-    def _run_in(self, session: _Session) -> Callable[..., AsyncGenerator[tuple[Kernel, Output]]]:
-        async def run(code: str, timeout: float, max_output: int) -> AsyncGenerator[tuple[Kernel, Output]]:
-            async with self._turn(session):
-                kernel = session.kernel
-                try:
-                    async with aclosing(kernel.execute(code, timeout=timeout, max_output=max_output)) as items:
-                        async for item in items:
-                            yield kernel, item
-                finally:
-                    if kernel.state == "busy":
-                        await self._shielded(kernel.abandon())
-
-        return run
+    async def _run_in(
+        self, session: _Session, code: str, timeout: float, max_output: int
+    ) -> AsyncGenerator[tuple[Kernel, Output]]:
+        # In this order: who waits for a session's turn takes nobody else's place.
+        async with self._turn(session), self.admission.admitted():
+            lost = await self._revive(session)
+            session.executions += 1
+            kernel = session.kernel
+            if lost:
+                yield kernel, Stream("stderr", _LOST)
+            try:
+                async with aclosing(kernel.execute(code, timeout=timeout, max_output=max_output)) as items:
+                    async for item in items:
+                        yield kernel, session.tell(item, lost)
+            finally:
+                if kernel.state == "busy":
+                    # Not awaited here: who leaves may be cancelled again, and the next one must not come too soon.
+                    session.abandoning = self._spawn(kernel.abandon())
 
     @asynccontextmanager
     async def _turn(self, session: _Session) -> AsyncIterator[None]:
-        """One execution at a time in a session, on a kernel that lives."""
+        """One execution at a time in a session. Raises PoolExhausted when too many wait."""
+        if session.users > self.limits.waiting:
+            raise PoolExhausted(f"{session.users - 1} executions wait for this session already.", retry_after=1)
         session.users += 1
         try:
             async with session.turn:
-                if session.kernel.state == "dead":
-                    await self._renew(session)
-                session.executions += 1
+                if session.abandoning is not None:
+                    await asyncio.wait([session.abandoning])
                 yield
         finally:
             session.users -= 1
             session.used = time.time()
             self._changed.set()
 
+    async def _revive(self, session: _Session) -> bool:
+        """See to it that a session's kernel lives. Returns whether one was lost that nobody was told of."""
+        if session.kernel.state != "dead":
+            return False
+        told = session.told
+        await self._renew(session)
+        return not told
+
     async def _renew(self, session: _Session) -> None:
+        self._check_open(session)
+        kernel = await self._take()
+        try:
+            self._check_open(session)
+        except SessionNotFound:
+            self._spawn(kernel.stop())
+            raise
+        old, session.kernel, session.told = session.kernel, kernel, False
+        self._spawn(old.stop())
+
+    def _check_open(self, session: _Session) -> None:
         if self._sessions.get(session.id) is not session:
             raise SessionNotFound(f"Session {session.id!r} has ended.")
-        old, session.kernel = session.kernel, await self._take()
-        self._spawn(old.stop())
 
     async def _take(self) -> Kernel:
         """A clean kernel of the current generation: a spare, else a fresh one."""
@@ -290,8 +332,33 @@ class Pool:
                 self._refill()
                 return kernel
             self._spawn(kernel.stop())
-        kernel = await Kernel.start(self._launch(), self._context)
+        kernel = await self._start(self._launch())
         self._refill()
+        return kernel
+
+    async def _start(self, launch: Launch) -> Kernel:
+        """Start a kernel that the pool ends with itself. Raises KernelStartFailed, PoolExhausted."""
+        self._check_serving()
+        start = asyncio.create_task(self._begin(launch))
+        self._starts.add(start)
+        start.add_done_callback(self._starts.discard)
+        try:
+            return await asyncio.shield(start)
+        except asyncio.CancelledError:
+            # A caller may be cancelled more than once, but the start only once: it has to clean up.
+            if not start.cancel() and not start.cancelled() and start.exception() is None:
+                self._spawn(start.result().stop())
+            if not _is_cancelled():
+                self._check_serving()
+            raise
+
+    def _check_serving(self) -> None:
+        if self._closed:
+            raise PoolExhausted("The service is shutting down.", retry_after=5)
+
+    async def _begin(self, launch: Launch) -> Kernel:
+        kernel = await Kernel.start(launch, self._context)
+        self._kernels.add(kernel)
         return kernel
 
     def _refill(self) -> None:
@@ -302,10 +369,11 @@ class Pool:
 
     async def _add_spare(self) -> None:
         try:
-            kernel = await Kernel.start(self._launch(), self._context)
+            kernel = await self._start(self._launch())
         except AigbbError as error:
             # The next execution starts its own kernel, and tells its caller if that fails too.
-            log.warning("pool.spare_failed", error=error.detail)
+            if not self._closed:
+                log.warning("pool.spare_failed", error=error.detail)
             return
         finally:
             self._starting -= 1
@@ -361,6 +429,11 @@ class Pool:
         if not task.cancelled() and (error := task.exception()):
             log.error("pool.background_task_failed", exc_info=error)
 
-    async def _shielded(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Finish even when our caller is cancelled."""
-        await asyncio.shield(self._spawn(work))
+    async def _end(self, kernel: Kernel) -> None:
+        """Stop a kernel, to the end even when our caller is cancelled."""
+        await asyncio.wait([self._spawn(kernel.stop())])
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -82,7 +82,7 @@ class Probe:
                 case {"failed": str(name)}:
                     findings.failures[name] = self._failure(name, line)
                 case {"schema": str(name), "parameters": dict(schema)}:
-                    findings.schemas[name] = clean_json(schema)
+                    findings.schemas[name] = self._public(clean_json(schema))
                 case {"unfit": str(name)}:
                     findings.failures[name] = self._unfit(name, line)
                 case {"done": True}:
@@ -119,6 +119,21 @@ class Probe:
         if finished.timed_out:
             return ImportTimeout(f"{what} took longer than {self.timeout:g} s.", function=name, log=said)
         return ProbeCrashed(f"{what} ended the process ({_ending(finished)}).", function=name, log=said)
+
+    def _public(self, node: Any, names: bool = False) -> Any:
+        """A schema less the defaults that hold a secret. names: the keys of this node are parameters' names."""
+        match node:
+            case dict():
+                kept = {k: v for k, v in node.items() if names or k != "default" or not self._holds_secret(v)}
+                return {k: self._public(v, not names and k in ("properties", "$defs")) for k, v in kept.items()}
+            case list():
+                return [self._public(v) for v in node]
+        return node
+
+    def _holds_secret(self, value: object) -> bool:
+        text = json.dumps(value, ensure_ascii=False)
+        spelled = (json.dumps(s, ensure_ascii=False)[1:-1] for s in self.secrets if len(s) >= SHORTEST_SECRET)
+        return any(secret in text for secret in spelled)
 
     def _mask(self, value: object) -> str:
         text = clean(value)

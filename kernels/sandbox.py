@@ -10,6 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+# Seconds for what is still in the pipes of a child that has ended.
+DRAIN = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class Finished:
@@ -69,7 +72,6 @@ async def run(
     timed_out = False
     try:
         async with asyncio.timeout(timeout):
-            await asyncio.shield(streams)
             await process.wait()
     except TimeoutError:
         timed_out = True
@@ -77,8 +79,12 @@ async def run(
         kill_group(process.pid)
         await process.wait()
         # A descendant that left the group may hold a pipe open for ever: do not wait for it.
+        drained, _ = await asyncio.wait([streams], timeout=DRAIN)
         streams.cancel()
-        await asyncio.wait([streams])
+        await asyncio.gather(streams, return_exceptions=True)
+        process._transport.close()  # type: ignore[attr-defined]  # nothing public lets go of the pipes
+    for stream in drained:
+        stream.result()
     return Finished(process.returncode or 0, bytes(stdout), stderr.decode(errors="replace"), timed_out)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 import structlog
@@ -76,7 +77,7 @@ events = APIRouter(route_class=EventRoute, include_in_schema=False)
 health = APIRouter()
 
 
-@health.get(HEALTH, tags=["health"])
+@health.get(HEALTH, tags=["health"], summary="Whether the service serves")
 async def healthz(service: Here) -> wire.HealthAnswer:
     """Whether the service serves. The only route without a token."""
     return wire.HealthAnswer.model_validate(service.health())
@@ -103,7 +104,13 @@ async def register_events(body: wire.RegisterBody, request: Request, service: He
         work.cancel()  # ours only: the registration itself goes on to its end
 
 
-@router.post("/register", status_code=201, tags=["functions"], responses={200: {"description": "Nothing differs"}})
+@router.post(
+    "/register",
+    status_code=201,
+    tags=["functions"],
+    responses={200: {"description": "Nothing differs"}},
+    summary="Register a function",
+)
 async def register(body: wire.RegisterBody, response: Response, service: Here) -> wire.RegisterAnswer:
     """Register a function with its packages; it can be executed as soon as this answers.
 
@@ -114,13 +121,13 @@ async def register(body: wire.RegisterBody, response: Response, service: Here) -
     return wire.RegisterAnswer.of_registered(done)
 
 
-@router.get("/functions", tags=["functions"])
+@router.get("/functions", tags=["functions"], summary="List functions")
 async def functions(service: Here) -> list[wire.FunctionAnswer]:
     """Every registered function, by name."""
     return [wire.FunctionAnswer.of(version) for version in service.functions()]
 
 
-@router.get("/functions/{name}", tags=["functions"])
+@router.get("/functions/{name}", tags=["functions"], summary="Show a function")
 async def function(name: str, service: Here) -> wire.FunctionDetail:
     """One function with its source."""
     version = service.function(name)
@@ -128,7 +135,7 @@ async def function(name: str, service: Here) -> wire.FunctionDetail:
     return detail
 
 
-@router.delete("/functions/{name}", status_code=204, tags=["functions"])
+@router.delete("/functions/{name}", status_code=204, tags=["functions"], summary="Delete a function")
 async def delete_function(name: str, service: Here) -> None:
     """Take a function out of service."""
     await service.delete(name)
@@ -149,7 +156,7 @@ async def execute_events(body: wire.ExecuteBody, request: Request, service: Here
         yield ServerSentEvent(event="problem", data=wire.problem_body(error, request))
 
 
-@router.post("/execute", tags=["execute"])
+@router.post("/execute", tags=["execute"], summary="Run code")
 async def execute(body: wire.ExecuteBody, request: Request, service: Here) -> wire.ExecuteAnswer:
     """Run code on a clean kernel of the newest generation, or in a session that keeps variables.
 
@@ -202,37 +209,37 @@ def _since(start: float) -> float:
 # -- sessions
 
 
-@router.post("/sessions", status_code=201, tags=["sessions"])
+@router.post("/sessions", status_code=201, tags=["sessions"], summary="Open a session")
 async def open_session(service: Here, body: wire.SessionBody | None = None) -> wire.SessionAnswer:
     """Open a session: a kernel whose variables persist between executions."""
     return wire.SessionAnswer.model_validate(await service.pool.open_session(body.id if body else None))
 
 
-@router.get("/sessions", tags=["sessions"])
+@router.get("/sessions", tags=["sessions"], summary="List sessions")
 async def sessions(service: Here) -> list[wire.SessionAnswer]:
     """Open sessions."""
     return [wire.SessionAnswer.model_validate(info) for info in service.pool.sessions()]
 
 
-@router.post("/sessions/{identity}/interrupt", status_code=204, tags=["sessions"])
+@router.post("/sessions/{identity}/interrupt", status_code=204, tags=["sessions"], summary="Interrupt a session")
 async def interrupt_session(identity: str, service: Here) -> None:
     """Interrupt what runs; that execution answers `cancelled`."""
     await service.pool.interrupt_session(identity)
 
 
-@router.post("/sessions/{identity}/restart", tags=["sessions"])
+@router.post("/sessions/{identity}/restart", tags=["sessions"], summary="Restart a session")
 async def restart_session(identity: str, service: Here) -> wire.SessionAnswer:
     """Give the session a clean kernel of the newest generation."""
     return wire.SessionAnswer.model_validate(await service.pool.restart_session(identity))
 
 
-@router.delete("/sessions/{identity}", status_code=204, tags=["sessions"])
+@router.delete("/sessions/{identity}", status_code=204, tags=["sessions"], summary="Close a session")
 async def close_session(identity: str, service: Here) -> None:
     """End a session and its kernel."""
     await service.pool.close_session(identity)
 
 
-@router.get("/kernels", tags=["kernels"])
+@router.get("/kernels", tags=["kernels"], summary="List environments")
 async def kernels(service: Here) -> list[wire.GenerationAnswer]:
     """Every generation of the environment, newest first; `current` serves."""
     return [wire.GenerationAnswer.model_validate(info) for info in await service.generations()]
@@ -252,6 +259,7 @@ def create_app(service: Service) -> FastAPI:
         swagger_ui_parameters={"persistAuthorization": True, "tryItOutEnabled": True},
     )
     app.state.service = service
+    app.openapi = partial(_openapi, app)  # type: ignore[method-assign]
     for part in (health, events, router):
         app.include_router(part)
     app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
@@ -262,6 +270,18 @@ def create_app(service: Service) -> FastAPI:
     settings = service.settings
     app.add_middleware(Gate, token=service.token, hosts=_hosts(settings), max_body=settings.max_body)
     return app
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's own, but errors have their real media type."""
+    schema = FastAPI.openapi(app)
+    for operation in (one for path in schema["paths"].values() for one in path.values()):
+        for status, answer in operation["responses"].items():
+            if status in _PROBLEMS and "application/json" in answer["content"]:
+                answer["content"] = {wire.PROBLEM_TYPE: answer["content"]["application/json"]}
+        # Refused bodies are problems too, not what FastAPI would answer by itself.
+        operation["responses"].pop("422", None)
+    return schema
 
 
 def _hosts(settings: Settings) -> set[str]:
@@ -282,7 +302,7 @@ async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
         return wire.problem(errors.WrongContentType("The body is not declared as JSON."), request)
     if any(e["type"] == "json_invalid" for e in found):
         return wire.problem(errors.InvalidJson(f"The body is not JSON: {found[0]['ctx']['error']}."), request)
-    listed = wire.validation_errors(iter(found))
+    listed = wire.validation_errors(found)
     first = f"{listed[0]['field'] or 'body'}: {listed[0]['message']}"
     return wire.problem(errors.InvalidRequest(f"The request is not valid. {first}", errors=listed), request)
 

@@ -21,6 +21,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from kernels import sandbox
 from kernels.errors import InvalidRequirement, PythonVersionMismatch
+from kernels.outputs import clean
 from kernels.packages import applies, parse_requirements
 from server.errors import (
     InvalidEnv,
@@ -40,6 +41,8 @@ READER_TIMEOUT = 10.0
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _RESERVED = {"aigbb", "aigbb_functions", "functions", "register", "execute", "con", "nul", "prn", "aux"}
+# Names that a notebook has of its own, and that functions could only break.
+_NOTEBOOK = {"In", "Out", "get_ipython", "display"}
 _STEERING = re.compile(
     r"(PYTHON|LD_|DYLD_|JPY_|JUPYTER|IPYTHON|AIGBB_)\w*|PATH|HOME|VIRTUAL_ENV|MPLBACKEND|MPLCONFIGDIR"
 )
@@ -113,7 +116,7 @@ async def parse(draft: Draft) -> Parsed:
         source=source,
         packages=parse_requirements([*draft.packages, *packages]),
         env=tuple(sorted(draft.env)),
-        description=definition["doc"] or "",
+        description=clean(definition["doc"]),
         signature=definition["signature"],
     )
     computed = frozenset(p["name"] for p in definition["parameters"] if p["computed_default"])
@@ -136,18 +139,18 @@ def _name_fault(name: str) -> str | None:
         return "keyword"
     if hasattr(builtins, name):
         return "shadows_builtin"
-    return "reserved" if name.lower() in _RESERVED else None
+    return "reserved" if name.lower() in _RESERVED or name in _NOTEBOOK else None
 
 
 def check_env(env: Mapping[str, str]) -> None:
-    """Raises InvalidEnv for names that are none, names that steer the interpreter, and NUL in a value."""
+    """Raises InvalidEnv for names that are none, names that steer the interpreter, and values that are no text."""
     for name, value in env.items():
         if not _VARIABLE.fullmatch(name):
             raise InvalidEnv(f"{name[:80]!r} cannot be a variable's name.", name=name[:80])
         if _STEERING.fullmatch(name.upper()):
             raise InvalidEnv(f"The variable {name!r} is reserved.", name=name)
-        if "\0" in value or len(value) > MAX_VALUE:
-            raise InvalidEnv(f"The value of {name!r} holds a NUL or is over 32 KiB.", name=name)
+        if "\0" in value or len(value) > MAX_VALUE or clean(value) != value:
+            raise InvalidEnv(f"The value of {name!r} holds a NUL, a lone surrogate, or is over 32 KiB.", name=name)
 
 
 async def _read(source: str) -> dict[str, Any]:
@@ -161,7 +164,10 @@ async def _read(source: str) -> dict[str, Any]:
     done = await sandbox.run(argv, env={"LANG": "C.UTF-8"}, timeout=READER_TIMEOUT, stdin=data)
     if done.returncode != 0 or done.timed_out:
         raise SourceUnparsable("Python's parser did not survive the source.")
-    facts: dict[str, Any] = json.loads(done.stdout)
+    try:
+        facts: dict[str, Any] = json.loads(done.stdout)
+    except ValueError as error:
+        raise SourceUnparsable("What the source defines is too much to read.") from error
     if "error" in facts:
         _refuse(facts)
     return facts

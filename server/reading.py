@@ -32,6 +32,8 @@ def read(source: str) -> dict[str, Any]:
             "script": script,
         }
     except SyntaxError as error:
+        if error.lineno is None:
+            return {"error": "source_unparsable", "message": error.msg}
         return {
             "error": "syntax_error",
             "message": error.msg,

@@ -7,6 +7,7 @@ new one, and `start` clears the rest away.
 from __future__ import annotations
 
 import asyncio
+import difflib
 import json
 import platform
 import shutil
@@ -35,7 +36,7 @@ from server.functions import Draft, Function, Parsed, Warn, parse
 from server.publishing import Publisher
 from server.registry import Commit, GenerationRow, Registry, State, Version
 from server.settings import Settings
-from server.snapshots import Projection, write_if_other, write_snapshot
+from server.snapshots import PACKAGE, Projection, write_if_other, write_snapshot
 
 log = structlog.get_logger(__name__)
 
@@ -198,8 +199,7 @@ class Registrar:
     async def delete(self, name: str, report: Report) -> None:
         """Take a function out of service; its versions stay in the registry. Raises FunctionNotFound."""
         async with self._turn:
-            if name not in self.serving.state.active:
-                raise FunctionNotFound(f"There is no function {name[:80]!r}.")
+            find(self.serving.state, name)
             await self._apply(Change(f"delete {name}", removed=[name]), self.serving.state, report, _Clock())
 
     # -- start
@@ -283,7 +283,7 @@ class Registrar:
         after = state.with_changes(change.functions, change.removed, change.env)
         with clock.stage("resolve"):
             plan = await self._plan(after, report)
-        number = self._next_snapshot(state)
+        number = await asyncio.to_thread(self._next_snapshot, state)
         trial: asyncio.Task[Kernel] | None = None
         try:
             with clock.stage("build"):
@@ -321,7 +321,7 @@ class Registrar:
 
     async def _plan(self, after: State, report: Report) -> Plan:
         """Keep the generation if all that is asked for was asked for when it was made; else resolve."""
-        owners = self._owners(after)
+        owners = await asyncio.to_thread(self._owners, after)
         row = self._serving.state.generation if self._serving else None
         if row is not None and _covers(row.inputs, owners):
             return Plan(row, "kept", is_new=False)
@@ -329,10 +329,12 @@ class Registrar:
         inputs = json.dumps([platform.python_version(), *sorted(owners)])
         if row is not None and row.lock.digest == resolved.lock.digest:
             return Plan(replace(row, inputs=inputs), resolved.source, is_new=False)
-        rows = await asyncio.to_thread(self._registry.generations)
-        taken = [0, *self._environments.numbers(), *(r.number for r in rows)]
-        fresh = GenerationRow(max(taken) + 1, resolved.lock, inputs, "")
-        return Plan(fresh, resolved.source, is_new=True)
+        number = await asyncio.to_thread(self._next_generation)
+        return Plan(GenerationRow(number, resolved.lock, inputs, ""), resolved.source, is_new=True)
+
+    def _next_generation(self) -> int:
+        committed = (row.number for row in self._registry.generations())
+        return max([0, *self._environments.numbers(), *committed]) + 1
 
     def _owners(self, state: State) -> dict[str, list[str]]:
         """Every requirement with those who ask for it."""
@@ -366,7 +368,7 @@ class Registrar:
     ) -> list[Function]:
         """Import in the environment that would serve; returns the changed functions with their schemas."""
         changed = [f.name for f in change.functions]
-        others = [n for n in after.active if n not in changed] if plan.is_new or change.removed else []
+        others = [n for n in after.active if n not in changed] if plan.is_new else _users(after, change.removed)
         names = [*changed, *others]
         report(Step("verify", f"Importing {len(names)} functions in {generation.kernel_name}"))
         warm = self._warm(plan.row.lock) if plan.is_new else []
@@ -434,6 +436,21 @@ class Registrar:
             and active.function.digest == function.digest
             and all(variables.get(name) == value for name, value in env.items())
         )
+
+
+def find(state: State, name: str) -> Version:
+    """An active version. Raises FunctionNotFound, with the names that are near."""
+    if (version := state.active.get(name)) is None:
+        near = difflib.get_close_matches(name, state.active, n=3)
+        meant = f" Did you mean {near[0]!r}?" if near else ""
+        raise FunctionNotFound(f"There is no function {name[:80]!r}.{meant}", suggestions=near)
+    return version
+
+
+def _users(state: State, removed: Collection[str]) -> list[str]:
+    """The functions whose source may import one that goes."""
+    functions = [version.function for version in state.active.values()] if removed else []
+    return [f.name for f in functions if PACKAGE in f.source and any(name in f.source for name in removed)]
 
 
 def _covers(inputs: str, owners: Collection[str]) -> bool:

@@ -18,10 +18,10 @@ from kernels.kernel import Kernel, Launch
 from kernels.outputs import Output
 from kernels.pool import Pool
 from kernels.progress import Report, silent
-from server.errors import FunctionNotFound, HomeInUse
+from server.errors import HomeInUse
 from server.functions import Draft
-from server.registrar import Registered, Registrar
-from server.registry import Registry, Version
+from server.registrar import Registered, Registrar, find
+from server.registry import GenerationRow, Registry, Version
 from server.settings import Settings
 
 T = TypeVar("T")
@@ -103,9 +103,7 @@ class Service:
 
     def function(self, name: str) -> Version:
         """One active version. Raises FunctionNotFound."""
-        if (version := self._registrar.serving.state.active.get(name)) is None:
-            raise FunctionNotFound(f"There is no function {name[:80]!r}.")
-        return version
+        return find(self._registrar.serving.state, name)
 
     # -- executions
 
@@ -120,23 +118,12 @@ class Service:
 
     async def generations(self) -> list[GenerationInfo]:
         """All generations, newest first."""
-        rows = await asyncio.to_thread(self._registry.generations)
+        return await asyncio.to_thread(self._generations)
+
+    def _generations(self) -> list[GenerationInfo]:
         current = self._registrar.serving.generation.number
-        found = []
-        for row in rows:
-            generation = self._registrar.generation(row)
-            found.append(
-                GenerationInfo(
-                    number=row.number,
-                    kernel=generation.kernel_name,
-                    current=row.number == current,
-                    available=generation.python.exists(),
-                    in_use=generation.in_use(),
-                    created=row.created,
-                    packages=dict(row.lock.pins),
-                )
-            )
-        return found
+        rows = self._registry.generations()
+        return [_describe(row, self._registrar.generation(row), current) for row in rows]
 
     def health(self) -> Health:
         """Whether it serves, and how busy it is. No secret, no name of a function."""
@@ -182,6 +169,18 @@ class Service:
         if self._tasks:
             await asyncio.wait(self._tasks)
         await self._registrar.finish()
+
+
+def _describe(row: GenerationRow, generation: Generation, current: int) -> GenerationInfo:
+    return GenerationInfo(
+        number=row.number,
+        kernel=generation.kernel_name,
+        current=row.number == current,
+        available=generation.python.exists(),
+        in_use=generation.in_use(),
+        created=row.created,
+        packages=dict(row.lock.pins),
+    )
 
 
 @asynccontextmanager

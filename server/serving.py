@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import socket
 import sys
 import time
@@ -76,6 +78,18 @@ class _Server(uvicorn.Server):
         )
         super().__init__(config)
         self._service, self._console, self._start = service, console, start
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop on a signal, and do not raise it again afterwards: our own kernels are still to be ended."""
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(signum, self.handle_exit, signum, None)
+        try:
+            yield
+        finally:
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(signum)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start listening, then show the banner."""

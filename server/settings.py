@@ -12,7 +12,7 @@ from jupyter_core.paths import jupyter_data_dir
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from kernels.home import Home
+from kernels.home import Home, write_atomically
 from kernels.pool import Limits
 from server.errors import InsecureBind
 
@@ -118,10 +118,8 @@ class Settings(BaseSettings):
         """The configured token, else the home's own, generated at first use."""
         if self.token is not None:
             return self.token.get_secret_value()
-        if not home.token.exists():
-            descriptor = os.open(home.token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(secrets.token_urlsafe(32) + "\n")
+        if not home.token.exists() or not home.token.read_text().strip():
+            write_atomically(home.token, secrets.token_urlsafe(32) + "\n", mode=0o600)
         return home.token.read_text().strip()
 
     def find_token(self) -> str | None:
@@ -129,7 +127,7 @@ class Settings(BaseSettings):
         if self.token is not None:
             return self.token.get_secret_value()
         path = self.home / "token"
-        return path.read_text().strip() if os.access(path, os.R_OK) else None
+        return path.read_text().strip() or None if os.access(path, os.R_OK) else None
 
     def uv_environment(self) -> Mapping[str, str]:
         """The installer's environment: the operator's UV_* settings, and what it takes to reach an index."""

@@ -24,9 +24,20 @@ _INIT = '''"""Every registered function, by name. Generated: what is written her
 
 import importlib as _importlib
 import sys as _sys
+import traceback as _traceback
 
 _names = {names}
 __all__ = []
+
+
+class _Package(type(_sys)):
+    def __setattr__(self, name, value):
+        # Importing a function's file would bind the module here; the name is the function's.
+        if name not in _names or not isinstance(value, type(_sys)):
+            super().__setattr__(name, value)
+
+
+_sys.modules[__name__].__class__ = _Package
 
 
 def _load(name):
@@ -46,7 +57,7 @@ for _name in _names:
     try:
         _load(_name)
     except (Exception, SystemExit) as _error:
-        _reason = type(_error).__name__ + ": " + str(_error)
+        _reason = _traceback.format_exception_only(_error)[-1].strip().partition("\\n")[0]
         print("{package}: " + _name + " is not available (" + _reason + ")", file=_sys.stderr)
     else:
         __all__.append(_name)
@@ -89,7 +100,7 @@ def prune_snapshots(folder: Path, keep: Collection[int], newest: int) -> None:
 def sweep_snapshots(folder: Path, newest: int) -> None:
     """Delete what a killed service left: half-written ones, and whole ones that were never committed."""
     for path in folder.iterdir():
-        if not path.name.isdecimal() or int(path.name) > newest:
+        if path.is_dir() and (not path.name.isdecimal() or int(path.name) > newest):
             shutil.rmtree(path)
 
 
@@ -140,7 +151,7 @@ class Projection:
 
     def sources(self) -> dict[str, str]:
         """The functions' files as they are, by name. Files that cannot be functions are not looked at."""
-        paths = sorted(p for p in self.folder.glob("*.py") if not p.name.startswith(("_", ".")))
+        paths = sorted(p for p in self.folder.glob("*.py") if p.is_file() and not p.name.startswith(("_", ".")))
         return {p.stem: p.read_bytes().decode("utf-8", "surrogateescape") for p in paths}
 
     def drafts(self, names: Collection[str]) -> list[Draft]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi.sse import ServerSentEvent
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -25,6 +26,25 @@ PROBLEM_TYPE = "application/problem+json"
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _unicode(cls, data: Any) -> Any:
+        """JSON can spell half a character; nothing behind this door can."""
+        if not _is_unicode(data):
+            raise ValueError("A text holds a lone surrogate.")
+        return data
+
+
+def _is_unicode(value: Any) -> bool:
+    match value:
+        case str():
+            return value.isascii() or value.encode("utf-8", "replace").decode("utf-8") == value
+        case list():
+            return all(map(_is_unicode, value))
+        case dict():
+            return all(_is_unicode(k) and _is_unicode(v) for k, v in value.items())
+    return True
+
 
 class _Answer(BaseModel):
     model_config = ConfigDict(from_attributes=True)
@@ -33,8 +53,18 @@ class _Answer(BaseModel):
 # -- requests
 
 
+_REGISTER_EXAMPLE: dict[str, Any] = {
+    "name": "slug",
+    "source": "from slugify import slugify\n\ndef slug(text: str) -> str:\n    return slugify(text)\n",
+    "packages": ["python-slugify"],
+    "env": {},
+}
+
+
 class RegisterBody(_Body):
     """A function to register. The names of the original API (functionName, ...) are taken as well."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_REGISTER_EXAMPLE]})
 
     name: Annotated[
         str | None,
@@ -69,6 +99,8 @@ class RegisterBody(_Body):
 
 class ExecuteBody(_Body):
     """Code to run."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"code": "word_count('to be or not to be')"}]})
 
     code: Annotated[str, Field(description="Python source; every registered function is there by name")]
     session: Annotated[str | None, Field(description="A session's id; without one, the code gets a clean kernel")] = (
@@ -356,13 +388,28 @@ def step_event(step: Step, elapsed_ms: float) -> ServerSentEvent:
     )
 
 
-def validation_errors(errors: Iterator[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What is wrong with a body, one entry a field. Never what was sent: it may hold a secret."""
-    return [
-        {
-            "field": ".".join(str(part) for part in error["loc"][1:]),
-            "message": error["msg"],
-            "type": error["type"],
-        }
+def validation_errors(errors: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What is wrong with a body, one entry a field, unknown ones first: they are often misspelt.
+
+    Never what was sent: it may hold a secret.
+    """
+    found = [
+        {"field": ".".join(map(str, error["loc"][1:])), "message": error["msg"], "type": error["type"]}
         for error in errors
     ]
+    missing = [one["field"] for one in found if one["type"] == "missing"]
+    for one in found:
+        if one["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(one["field"], [*missing, *_FIELDS], n=1)
+            one["message"] = f"Unknown field{f', did you mean {near[0]!r}?' if near else ''}"
+    return sorted(found, key=lambda one: one["type"] != "extra_forbidden")
+
+
+_FIELDS = sorted(
+    {
+        name
+        for body in (RegisterBody, ExecuteBody, SessionBody)
+        for field_name, field in body.model_fields.items()
+        for name in (field_name, *(map(str, getattr(field.validation_alias, "choices", ()))))
+    }
+)

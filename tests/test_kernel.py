@@ -2,17 +2,55 @@
 
 from __future__ import annotations
 
-import pytest
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
 
-from kernels.kernel import Kernel
-from kernels.outputs import Execution, fold
+import anyio
+import pytest
+import zmq.asyncio
+
+from kernels.errors import KernelStartFailed
+from kernels.kernel import Kernel, Launch
+from kernels.outputs import Display, Execution, Result, Stream, fold
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.anyio
 
 
-async def run(kernel: Kernel, code: str, *, timeout: float = 20.0, max_output: int = 1 << 20) -> Execution:
+async def run(kernel: Kernel, code: str, *, timeout: float = 60.0, max_output: int = 1 << 20) -> Execution:
     """Execute and fold."""
     return await fold(kernel.execute(code, timeout=timeout, max_output=max_output))
+
+
+async def answers(kernel: Kernel) -> bool:
+    """Whether it still does what it should."""
+    return (await run(kernel, "print('here')\n6 * 7")).outputs == (Stream("stdout", "here\n"), Result(FORTY_TWO, {}))
+
+
+FORTY_TWO = {"text/plain": "42"}
+
+
+async def process_end(pid: int) -> None:
+    """Wait until a process has ended; fail when it goes on."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        with anyio.fail_after(20):
+            await anyio.wait_readable(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# -- what comes back
 
 
 async def test_output_and_result_come_back(kernel: Kernel) -> None:
@@ -20,3 +58,476 @@ async def test_output_and_result_come_back(kernel: Kernel) -> None:
     assert execution.text("stdout") == "hello\n"
     assert execution.result == "42"
     assert execution.done.status == "ok"
+    assert execution.done.execution_count == 1
+    assert not execution.done.truncated and not execution.done.kernel_lost
+
+
+async def test_outputs_keep_their_order(kernel: Kernel) -> None:
+    code = """
+import sys
+print("one", flush=True)
+print("two", file=sys.stderr, flush=True)
+display({"text/plain": "three"}, raw=True)
+print("four")
+5"""
+    assert (await run(kernel, code)).outputs == (
+        Stream("stdout", "one\n"),
+        Stream("stderr", "two\n"),
+        Display({"text/plain": "three"}, {}),
+        Stream("stdout", "four\n"),
+        Result({"text/plain": "5"}, {}),
+    )
+
+
+async def test_a_figure_is_a_picture_and_a_frame_is_a_table(kernel: Kernel) -> None:
+    code = "import matplotlib.pyplot as p, pandas\np.plot([1, 2])\np.show()\npandas.DataFrame({'a': [1]})"
+    shown = [item for item in (await run(kernel, code)).outputs if not isinstance(item, Stream)]
+    assert isinstance(shown[0], Display) and isinstance(shown[1], Result)
+    assert shown[0].data["image/png"].startswith("iVBOR")
+    assert "<table" in shown[1].data["text/html"]
+
+
+async def test_a_display_is_redrawn_in_place_and_cleared(kernel: Kernel) -> None:
+    code = """
+from IPython.display import clear_output
+print("gone")
+clear_output()
+shown = display({"text/plain": "first"}, raw=True, display_id=True)
+print("between")
+shown.update({"text/plain": "second"}, raw=True)"""
+    first, between = (await run(kernel, code)).outputs
+    assert isinstance(first, Display) and first.data == {"text/plain": "second"}
+    assert between == Stream("stdout", "between\n")
+
+
+async def test_an_exception_shows_the_callers_frames_without_colours(kernel: Kernel) -> None:
+    execution = await run(kernel, "import json\ndef load():\n    return json.loads('{')\nprint('x')\nload()")
+    error = execution.error
+    assert execution.done.status == "error" and execution.done.detail is None
+    assert execution.text("stdout") == "x\n"
+    assert error is not None and error.ename == "JSONDecodeError" and error.evalue.startswith("Expecting")
+    text = "\n".join(error.traceback)
+    assert "----> 5 load()" in text and "in load()" in text
+    assert "decoder.py" not in text and "\x1b" not in text
+    assert error.frames_hidden == 3
+
+
+FAULTS = {
+    "input refused": ("input('name? ')", "StdinNotImplementedError"),
+    "sys.exit": ("import sys\nsys.exit(3)", "SystemExit"),
+    "syntax": ("def f(:", "SyntaxError"),
+    "NUL in the source": ("1\0", "SyntaxError|ValueError"),
+    "repr raises": ("class A:\n    def __repr__(self): raise KeyError('inner')\nA()", "KeyError"),
+    "str of the exception raises": (
+        "class E(Exception):\n    def __str__(self): 1/0\nraise E",
+        "E|ZeroDivisionError|.*",
+    ),
+    "no return": ("class B(BaseException): pass\nraise B('base')", "B"),
+    "asyncio.run": ("import asyncio\nasyncio.run(asyncio.sleep(0))", "RuntimeError"),
+    "deep recursion": ("import sys\nsys.setrecursionlimit(200)\ndef f(): f()\nf()", "RecursionError"),
+}
+
+
+async def test_code_that_fails_is_an_error_and_the_kernel_goes_on(kernel: Kernel) -> None:
+    for name, (code, expected) in FAULTS.items():
+        execution = await run(kernel, code)
+        assert execution.done.status == "error", name
+        assert execution.error is not None, name
+        assert execution.error.ename in expected.split("|") or expected.endswith(".*"), name
+        assert not execution.done.kernel_lost, name
+    assert await answers(kernel)
+
+
+async def test_no_output_of_many_prints_is_lost(kernel: Kernel) -> None:
+    expected = "".join(f"{number}\n" for number in range(300))
+    for _ in range(30):
+        assert (await run(kernel, "for number in range(300): print(number)")).text("stdout") == expected
+
+
+# -- deadlines and interrupts
+
+
+async def test_a_sleep_over_the_deadline_is_interrupted_and_variables_stay(kernel: Kernel) -> None:
+    execution = await run(kernel, "import time\nkept = 7\nprint('began')\ntime.sleep(600)", timeout=1.0)
+    assert execution.done.status == "timeout"
+    assert execution.done.detail == "Timed out after 1 s; the code was interrupted."
+    assert execution.text("stdout") == "began\n"
+    assert not execution.done.kernel_lost
+    assert (await run(kernel, "kept")).result == "7"
+
+
+async def test_an_endless_await_is_interrupted(kernel: Kernel) -> None:
+    execution = await run(kernel, "import asyncio\nawait asyncio.Event().wait()", timeout=0.5)
+    assert execution.done.status == "timeout"
+    if not execution.done.kernel_lost:
+        assert await answers(kernel)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: time.sleep(1)",
+        "import itertools\nsum(itertools.repeat(1, 10**11))",
+        "import time\nwhile True:\n    try: time.sleep(600)\n    except KeyboardInterrupt: pass",
+        "import builtins\ndel builtins.__import__\nprint(1)",
+    ],
+    ids=["SIGINT ignored", "C loop", "KeyboardInterrupt caught", "no __import__"],
+)
+async def test_code_that_does_not_stop_is_killed(kernel: Kernel, code: str) -> None:
+    execution = await run(kernel, code, timeout=0.5)
+    assert execution.done.status in ("timeout", "died")
+    assert execution.done.kernel_lost
+    assert kernel.state == "dead"
+    assert "killed" in str(execution.done.detail) or "replaced" in str(execution.done.detail)
+
+
+async def test_interrupting_cancels_the_execution(kernel: Kernel) -> None:
+    stream = kernel.execute(
+        "kept = 7\nprint('began', flush=True)\nimport time\ntime.sleep(600)", timeout=60, max_output=9999
+    )
+    assert await anext(stream) == Stream("stdout", "began\n")
+    assert kernel.state == "busy"
+    assert await kernel.interrupt()
+    assert (await fold(stream)).done.status == "cancelled"
+    assert (await run(kernel, "kept")).result == "7"
+    assert not await kernel.interrupt()
+
+
+async def test_an_interrupt_that_comes_before_the_code_has_begun_is_not_lost(kernel: Kernel) -> None:
+    for _ in range(5):
+        execution = asyncio.create_task(run(kernel, "import time\ntime.sleep(600)", timeout=20))
+        while kernel.state != "busy":
+            await asyncio.sleep(0)
+        assert await kernel.interrupt()
+        assert (await execution).done.status == "cancelled"
+
+
+async def test_abandoned_code_stops_and_the_kernel_is_free(kernel: Kernel) -> None:
+    stream = kernel.execute("kept = 7\nprint('began', flush=True)\nwhile True: pass", timeout=60, max_output=9999)
+    await anext(stream)
+    await stream.aclose()
+    assert kernel.state == "busy"
+    assert await kernel.abandon()
+    assert (await run(kernel, "kept")).outputs == (Result({"text/plain": "7"}, {}),)
+
+
+async def test_abandoned_code_that_does_not_stop_is_killed(kernel: Kernel) -> None:
+    code = "import itertools\nprint('began', flush=True)\nsum(itertools.repeat(1, 10**11))"
+    stream = kernel.execute(code, timeout=60, max_output=9999)
+    await anext(stream)
+    await stream.aclose()
+    assert not await kernel.abandon()
+    assert kernel.state == "dead"
+
+
+# -- deaths
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("import os\nos._exit(3)", "exited with code 3"),
+        ("import os\nos.kill(os.getpid(), 9)", "SIGKILL"),
+        ("import ctypes\nctypes.string_at(0)", "SIGSEGV"),
+    ],
+)
+async def test_a_death_is_seen_at_once(kernel: Kernel, code: str, words: str) -> None:
+    with anyio.fail_after(20):  # and not after the deadline
+        execution = await run(kernel, code, timeout=600)
+    assert execution.done.status == "died"
+    assert execution.done.kernel_lost
+    assert words in str(execution.done.detail)
+    assert kernel.state == "dead"
+    assert (await run(kernel, "1")).done.status == "died"
+
+
+async def test_a_kernel_that_lost_its_output_ends_the_next_execution(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kernels.kernel.HALF_DONE_GRACE", 0.3)
+    await run(kernel, "import sys\nsys.stdout = None")
+    with anyio.fail_after(20):
+        execution = await run(kernel, "1", timeout=600)
+    assert execution.done.status == "died" and execution.done.kernel_lost
+
+
+async def test_a_stopped_kernel_takes_its_children_along(kernel: Kernel) -> None:
+    execution = await run(kernel, "import subprocess\nsubprocess.Popen(['sleep', '600']).pid")
+    waiting = asyncio.create_task(run(kernel, "import time\ntime.sleep(600)"))
+    while kernel.state != "busy":
+        await asyncio.sleep(0)
+    await kernel.stop()
+    await kernel.stop()
+    assert (await waiting).done.detail == "The kernel was stopped."
+    await process_end(int(execution.result or 0))
+    assert not kernel.workdir.exists()
+
+
+STARTER = """
+import asyncio, json, sys, zmq.asyncio
+from pathlib import Path
+from kernels.kernel import Kernel, Launch
+from kernels.outputs import fold
+
+async def main():
+    name, number, specs, env, runtime, workdir = json.loads(sys.argv[1])
+    launch = Launch(name, number, Path(specs), env, Path(runtime), Path(workdir))
+    kernel = await Kernel.start(launch, zmq.asyncio.Context())
+    code = "import os; print(os.getpid())"
+    print((await fold(kernel.execute(code, timeout=60, max_output=999))).text("stdout"), flush=True)
+    await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_kernel_dies_with_the_service(launch: Launch) -> None:
+    parts = [launch.name, launch.generation, str(launch.kernelspecs), dict(launch.env), str(launch.runtime)]
+    arguments = [sys.executable, "-c", STARTER, json.dumps([*parts, str(launch.workdir)])]
+    async with await anyio.open_process(arguments, cwd=ROOT, stderr=subprocess.DEVNULL) as service:
+        assert service.stdout is not None
+        with anyio.fail_after(60):
+            pid = int(await service.stdout.receive())
+        service.kill()
+    await process_end(pid)
+
+
+# -- too much of it
+
+
+async def test_output_over_the_cap_is_cut_in_the_middle_and_says_how_much(kernel: Kernel) -> None:
+    execution = await run(kernel, "for n in range(100_000): print(f'{n:07}')", max_output=10_000)
+    text = execution.text("stdout")
+    assert execution.done.status == "ok" and execution.done.truncated
+    assert text.startswith("0000000\n0000001\n") and text.endswith("0099998\n0099999\n")
+    cut = next(line for line in text.splitlines() if line.endswith("characters cut …"))
+    assert int(cut.split()[1].replace(",", "")) + len(text) - len(f"\n{cut}\n") == 800_000
+    assert 5_000 < len(text) < 10_100
+
+
+async def test_endless_output_stays_bounded_until_the_deadline(kernel: Kernel) -> None:
+    execution = await run(kernel, "while True: print('x' * 1000)", timeout=1.5, max_output=10_000)
+    assert execution.done.status == "timeout" and execution.done.truncated
+    assert len(execution.text("stdout")) < 10_100
+
+
+async def test_a_flood_leaves_turns_to_everybody_else(kernel: Kernel, tmp_path: Path) -> None:
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    mark = tmp_path / "mark"
+    code = f"for n in range(1000): display({{}}, raw=True)\nopen({str(mark)!r}, 'w').close()"
+    stream = kernel.execute(code, timeout=60, max_output=1 << 20)
+    await anext(stream)
+    while not mark.exists():
+        time.sleep(0.01)  # the loop stands still, so that all the rest is there when it goes on
+    other = asyncio.create_task(others())
+    assert len((await fold(stream)).outputs) == 999
+    other.cancel()
+    assert turns > 500
+
+
+async def test_a_huge_message_is_left_out_and_said(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kernels.kernel.MAX_MESSAGE", 100_000)
+    shown = await run(kernel, "print('x' * 200_000)\ndisplay({'text/plain': 'x' * 200_000}, raw=True)\n'x' * 200_000")
+    stream, display, result = shown.outputs
+    assert isinstance(stream, Stream) and "message of 200,0" in stream.text
+    assert isinstance(display, Display) and "display_data" in display.data["text/plain"]
+    assert isinstance(result, Result) and "execute_result" in result.data["text/plain"]
+    assert shown.done.status == "ok" and shown.done.truncated
+    raised = await run(kernel, "raise ValueError('x' * 200_000)")
+    assert raised.done.status == "error" and raised.done.truncated
+    assert raised.error is not None and "left out" in raised.error.evalue
+    assert await answers(kernel)
+
+
+# -- what is not as it should be
+
+
+async def test_what_is_not_valid_text_or_json_becomes_valid(kernel: Kernel) -> None:
+    code = r"""
+import json
+get_ipython().kernel.session.pack = lambda content: json.dumps(content, default=str).encode()
+data = {"text/plain": "a\ud800", "application/json": {"\udfff": [float("nan"), float("inf"), "\udc00", 1.5]}}
+display(data, raw=True)"""
+    (shown,) = (await run(kernel, code)).outputs
+    valid = {"text/plain": "a\ufffd", "application/json": {"\ufffd": [None, None, "\ufffd", 1.5]}}
+    assert shown == Display(valid, {})
+
+
+async def test_raw_bytes_and_children_are_heard(kernel: Kernel) -> None:
+    code = r"import os, subprocess; os.write(1, b'\xff raw\n'); subprocess.run(['echo', 'child']); os.write(2, b'low')"
+    execution = await run(kernel, code)
+    assert "\ufffd raw\n" in execution.text("stdout") and "child\n" in execution.text("stdout")
+    assert "low" in execution.text("stderr")
+
+
+FORGE = """
+kernel = get_ipython().kernel
+def forge(kind, content):
+    kernel.session.send(kernel.iopub_socket, kind, content, parent=kernel.get_parent())
+"""
+
+
+async def test_a_forged_idle_does_not_end_the_execution(kernel: Kernel) -> None:
+    code = FORGE + "forge('status', {'execution_state': 'idle'})\nimport time\ntime.sleep(0.5)\n6 * 7"
+    execution = await run(kernel, code)
+    assert execution.done.status == "ok"
+    assert execution.result == "42"
+
+
+async def test_forged_messages_that_make_no_sense_are_passed_over(kernel: Kernel) -> None:
+    code = (
+        FORGE
+        + """
+for kind, content in [("stream", b"[]"), ("status", {}), ("error", {"traceback": 3}), ("display_data", {"data": 1})]:
+    forge(kind, content)
+kernel.iopub_socket.send_multipart([b"only", b"this"])
+kernel.iopub_socket.send_multipart([b"<IDS|MSG>", b"", b"{", b"{", b"{", b"{"])
+"""
+    )
+    execution = await run(kernel, code)
+    assert execution.done.status == "ok"
+    assert await answers(kernel)
+
+
+async def test_output_of_an_older_execution_is_not_shown(kernel: Kernel) -> None:
+    await run(kernel, FORGE + "old = dict(kernel.get_parent())")
+    code = "kernel.session.send(kernel.iopub_socket, 'stream', {'name': 'stdout', 'text': 'old'}, parent=old)\n1"
+    assert (await run(kernel, code)).outputs == (Result({"text/plain": "1"}, {}),)
+
+
+# -- starts
+
+
+@pytest.fixture
+async def context() -> AsyncIterator[zmq.asyncio.Context]:
+    """Whose end hangs when a socket was left open."""
+    context = zmq.asyncio.Context()
+    yield context
+    context.term()
+
+
+def nasty(launch: Launch, folder: Path, *argv: str) -> Launch:
+    """A launch of a kernel of another kind."""
+    spec = folder / "specs" / "nasty"
+    spec.mkdir(parents=True)
+    (spec / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "nasty", "language": "python"}))
+    return replace(launch, name="nasty", kernelspecs=spec.parent)
+
+
+def left_behind(launch: Launch) -> list[Path]:
+    """Files of kernels that are no more."""
+    return [*launch.runtime.iterdir(), *launch.workdir.iterdir()]
+
+
+async def test_a_kernel_whose_python_does_not_exist_is_refused(
+    launch: Launch, tmp_path: Path, context: zmq.asyncio.Context
+) -> None:
+    broken = nasty(launch, tmp_path, str(tmp_path / "no" / "python"), "{connection_file}")
+    with pytest.raises(KernelStartFailed, match=r"could not be started: .*No such file"):
+        await Kernel.start(broken, context)
+    assert left_behind(launch) == []
+
+
+async def test_a_kernelspec_that_does_not_exist_is_refused(launch: Launch, context: zmq.asyncio.Context) -> None:
+    with pytest.raises(KernelStartFailed, match=r"could not be started: No such kernel"):
+        await Kernel.start(replace(launch, name="nothing"), context)
+    assert left_behind(launch) == []
+
+
+async def test_a_kernel_that_ends_at_its_start_leaves_its_last_words(
+    launch: Launch, tmp_path: Path, context: zmq.asyncio.Context
+) -> None:
+    code = "import sys; sys.stderr.write('no room left'); sys.exit(5)"
+    with pytest.raises(KernelStartFailed, match="nasty exited with code 5 before it was ready") as failed:
+        await Kernel.start(nasty(launch, tmp_path, sys.executable, "-c", code), context)
+    assert failed.value.extra["log"] == "no room left"
+    assert left_behind(launch) == []
+
+
+async def test_a_kernel_that_hangs_at_its_start_is_killed(
+    launch: Launch, tmp_path: Path, context: zmq.asyncio.Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kernels.kernel.START_TIMEOUT", 1.0)
+    pid = tmp_path / "pid"
+    code = (
+        f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); print('wait', flush=True); time.sleep(600)"
+    )
+    with pytest.raises(KernelStartFailed, match="nasty was not ready after 1 s") as failed:
+        await Kernel.start(nasty(launch, tmp_path, sys.executable, "-c", code), context)
+    assert failed.value.extra["log"] == "wait\n"
+    await process_end(int(pid.read_text()))
+    assert left_behind(launch) == []
+
+
+async def test_a_start_that_nobody_waits_for_leaves_nothing(launch: Launch, context: zmq.asyncio.Context) -> None:
+    start = asyncio.create_task(Kernel.start(launch, context))
+    with anyio.fail_after(20):
+        while not any(launch.runtime.iterdir()):
+            await asyncio.sleep(0.01)
+    start.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await start
+    assert left_behind(launch) == []
+
+
+LIAR = """
+import json, sys, zmq
+from jupyter_client.session import Session
+where = json.load(open(sys.argv[1]))
+session = Session(key=where["key"].encode(), signature_scheme=where["signature_scheme"])
+def bind(kind, channel):
+    socket = zmq.Context.instance().socket(kind)
+    socket.bind(f"ipc://{where['ip']}-{where[channel + '_port']}")
+    return socket
+shell, iopub = bind(zmq.ROUTER, "shell"), bind(zmq.XPUB, "iopub")
+iopub.recv()
+session.send(iopub, "iopub_welcome", {}, ident=[b""])
+while True:
+    identity, request = session.recv(shell, mode=0)
+    if request["msg_type"] == "kernel_info_request":
+        session.send(shell, "kernel_info_reply", {}, parent=request, ident=identity)
+        continue
+    session.send(shell, "execute_reply", b"[3]", parent=request, ident=identity)
+    session.send(shell, "execute_reply", {"status": "ok", "execution_count": "many"}, parent=request, ident=identity)
+    if request["content"]["code"] == "finish":
+        session.send(iopub, "status", {"execution_state": "idle"}, parent=request)
+"""
+
+
+async def test_a_kernel_that_answers_nonsense_is_survived(
+    launch: Launch, tmp_path: Path, context: zmq.asyncio.Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kernels.kernel.HALF_DONE_GRACE", 0.3)
+    script = tmp_path / "liar.py"
+    script.write_text(LIAR)
+    kernel = await Kernel.start(nasty(launch, tmp_path, sys.executable, str(script), "{connection_file}"), context)
+    try:
+        finished = await run(kernel, "finish")
+        assert (finished.done.status, finished.done.execution_count) == ("ok", None)
+        unfinished = await run(kernel, "1", timeout=600)
+        assert unfinished.done.status == "died" and unfinished.done.kernel_lost
+    finally:
+        await kernel.stop()
+    assert left_behind(launch) == []
+
+
+async def test_nothing_of_the_services_environment_is_seen(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch, context: zmq.asyncio.Context
+) -> None:
+    monkeypatch.setenv("CANARY", "sings")
+    kernel = await Kernel.start(launch, context)
+    try:
+        execution = await run(
+            kernel, "import os\nfor part in (*os.environ.items(), open('/proc/self/environ').read()): print(part)"
+        )
+        assert "CANARY" not in execution.text("stdout") and "sings" not in execution.text("stdout")
+        assert str(kernel.workdir) in execution.text("stdout")
+    finally:
+        await kernel.stop()

@@ -48,7 +48,7 @@ def main() -> None:
     hold(Path(os.environ["AIGBB_GENERATION"]))
     become_importable()
     arguments = [*sys.argv[1:], "--IPKernelApp.extra_extensions=aigbb_inside.functions"]
-    if os.environ.pop("AIGBB_OWNED", "") == "1":
+    if os.environ.get("AIGBB_OWNED") == "1":  # the extension removes it
         die_with_parent()
         arguments += ["--HistoryManager.enabled=False"]
 

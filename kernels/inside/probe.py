@@ -43,9 +43,17 @@ def main() -> None:
     os._exit(0)
 
 
+class Package(ModuleType):
+    """The name of a function's file stays the function's when Python would bind the module to it."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
 def lazy_package(folder: Path) -> ModuleType:
     """The package without its own __init__, which imports every function: here each is tried by itself."""
-    package = ModuleType(PACKAGE)
+    package = Package(PACKAGE)
     package.__path__ = [str(folder)]
     package.__dict__["__getattr__"] = lambda name: getattr(importlib.import_module(f"{PACKAGE}.{name}"), name)
     return package
@@ -109,9 +117,10 @@ def describe(name: str) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             schema = TypeAdapter(function).json_schema()
+            json.dumps(schema)
     except Exception as error:
         parameter, annotation = culprit(function)
-        reason = f"{type(error).__name__}: {text_of(error).splitlines()[0][:300]}"
+        reason = f"{type(error).__name__}: {text_of(error).partition(chr(10))[0][:300]}"
         return {"unfit": name, "parameter": parameter, "annotation": annotation, "reason": reason}
     return {"schema": name, "parameters": schema}
 
@@ -120,7 +129,11 @@ def culprit(function: Any) -> tuple[str | None, str | None]:
     """The first parameter that has no schema by itself."""
     from pydantic import TypeAdapter
 
-    for parameter in inspect.signature(function).parameters.values():
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return None, None
+    for parameter in parameters.values():
         if parameter.annotation is parameter.empty:
             continue
         try:

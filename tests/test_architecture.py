@@ -1,0 +1,116 @@
+"""The house keeps its shape: imports run one way, names stay where they belong, files stay small."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Each module may import those on lines above its own, and those on its own line only where noted.
+ORDER = [
+    ["kernels.errors", "kernels.progress", "kernels.outputs", "kernels.home"],
+    ["kernels.sandbox"],
+    ["kernels.packages"],
+    ["kernels.environments"],
+    ["kernels.kernelspecs", "kernels.probing", "kernels.kernel"],
+    ["kernels.pool"],
+    ["server.errors", "server.reading"],
+    ["server.settings", "server.functions"],
+    ["server.registry", "server.snapshots"],
+    ["server.publishing"],
+    ["server.registrar"],
+    ["server.service", "server.client"],
+    ["server.wire", "server.doctor"],
+    ["server.auth"],
+    ["server.api"],
+    ["server.serving"],
+    ["server.cli"],
+    ["server.__main__"],
+]
+LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
+MODULES = sorted(p for folder in ("kernels", "server") for p in (ROOT / folder).glob("*.py") if p.stem != "__init__")
+INSIDE = sorted((ROOT / "kernels" / "inside").glob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    """As it is imported."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_imports_run_one_way(path: Path) -> None:
+    own = module_name(path)
+    assert own in LEVEL, "a new module needs its place in ORDER"
+    wrong = {name for name in imports(path) & LEVEL.keys() if LEVEL[name] >= LEVEL[own]}
+    assert wrong == set()
+
+
+@pytest.mark.parametrize("path", INSIDE, ids=module_name)
+def test_what_runs_inside_kernels_imports_nothing_of_the_service(path: Path) -> None:
+    roots = {name.split(".")[0] for name in imports(path)}
+    assert roots.isdisjoint({"kernels", "server", "structlog", "fastapi", "jupyter_client"})
+
+
+def test_the_engine_knows_nothing_of_http() -> None:
+    for path in MODULES:
+        if path.parent.name == "kernels":
+            roots = {name.split(".")[0] for name in imports(path)}
+            assert roots.isdisjoint({"server", "fastapi", "starlette", "openai", "sqlalchemy"}), path.name
+
+
+def test_jupyter_and_zmq_have_one_home() -> None:
+    users = {path.stem for path in MODULES if any(n.split(".")[0] == "zmq" for n in imports(path))}
+    assert users == {"kernel", "pool"}
+    clients = {path.stem for path in MODULES if any(n.split(".")[0] == "jupyter_client" for n in imports(path))}
+    assert clients == {"kernel"}
+
+
+@pytest.mark.parametrize("path", [*MODULES, *INSIDE], ids=module_name)
+def test_files_and_functions_stay_small(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= 500
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert (node.end_lineno or 0) - node.lineno < 50, node.name
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_the_environment_is_read_in_settings_only(path: Path) -> None:
+    reads = re.search(r"\bos\.(environ|getenv)\b", path.read_text())
+    assert (reads is not None) == (path.stem == "settings" and path.parent.name == "server")
+
+
+def test_pinned_requirements_and_the_package_name_the_same_dependencies() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {re.split(r"[><=;\s]", line)[0] for line in project["dependencies"]}
+    pinned = {
+        line.split("==")[0]
+        for line in (ROOT / "requirements.txt").read_text().splitlines()
+        if line and line[0] not in "#-"
+    }
+    assert pinned == declared
+
+
+def test_the_lock_holds_every_pin() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    for name in ("requirements.txt", "tests/requirements.txt"):
+        pins = re.findall(r"^([\w.-]+)==([\w.]+)", (ROOT / name).read_text(), re.MULTILINE)
+        for package, version in pins:
+            wanted = re.sub(r"[-_.]+", "-", package).lower()
+            assert f"{wanted}=={version}" in lock

@@ -1,0 +1,203 @@
+"""The command line as a person or a script meets it: output, exit codes, and what to do next."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from server.settings import Settings
+from tests.conftest import ROOT, Server, running_server, server_environment
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def run(environment: dict[str, str], *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """One command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "server", *arguments],
+        cwd=ROOT,
+        env=environment,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.fixture
+def aigbb(server: Server) -> Run:
+    """Commands that find the shared service by its settings."""
+    port = server.url.rpartition(":")[2]
+    environment = {**server.environment, "AIGBB_PORT": port}
+    return lambda *arguments, stdin="": run(environment, *arguments, stdin=stdin)
+
+
+def test_execute_prints_what_the_code_prints(aigbb: Run) -> None:
+    done = aigbb("execute", "print('hello')\nword_count('a a b')")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "hello\n{'a': 2, 'b': 1}\n"
+
+
+def test_execute_reads_stdin_and_fails_with_the_code(aigbb: Run) -> None:
+    done = aigbb("execute", "-", stdin="print('first')\n1/0\n")
+    assert done.returncode == 1
+    assert done.stdout == "first\n"
+    assert "ZeroDivisionError" in done.stderr
+
+
+def test_execute_says_why_code_was_stopped(aigbb: Run) -> None:
+    done = aigbb("execute", "import time; time.sleep(60)", "--timeout", "1")
+    assert done.returncode == 1
+    assert "Timed out after 1 s" in done.stderr
+
+
+def test_execute_answers_json(aigbb: Run) -> None:
+    done = aigbb("execute", "6 * 7", "--json")
+    assert json.loads(done.stdout)["result"] == "42"
+
+
+def test_register_takes_a_file_with_its_packages_and_variables(aigbb: Run, tmp_path: Path, server: Server) -> None:
+    path = tmp_path / "anything.py"
+    path.write_text("import os\n\ndef from_file() -> str:\n    return os.environ['FROM_FILE']\n")
+    done = aigbb("register", str(path), "--env", "FROM_FILE=here")
+    assert done.returncode == 0, done.stderr
+    assert "from_file() -> str" in done.stdout
+    assert "version 1" in done.stdout
+    assert "missing_docstring" in done.stdout
+    assert aigbb("execute", "from_file()").stdout == "'here'\n"
+    assert json.loads(aigbb("register", str(path), "-e", "FROM_FILE=here", "--json").stdout)["unchanged"] is True
+    with server.client() as client:
+        assert client.delete("/functions/from_file").status_code == 204
+
+
+def test_a_refusal_explains_itself_and_ends_with_2(aigbb: Run, tmp_path: Path) -> None:
+    path = tmp_path / "wants_old.py"
+    path.write_text("def wants_old(): pass\n")
+    done = aigbb("register", str(path), "--package", "tabulate<0.8")
+    assert done.returncode == 2
+    assert "dependency_conflict" in done.stderr
+    assert "asked for by markdown_table" in done.stderr
+    refused = json.loads(aigbb("register", str(path), "-p", "tabulate<0.8", "--json").stdout)
+    assert refused["code"] == "dependency_conflict"
+    assert aigbb("register", str(path), "--env", "NOVALUE").returncode == 2
+    assert aigbb("register", str(tmp_path / "nothing.py")).returncode == 2
+
+
+def test_lists_are_tables_for_people_and_json_for_programs(aigbb: Run) -> None:
+    assert "word_count(text: str" in aigbb("functions").stdout
+    assert {f["name"] for f in json.loads(aigbb("functions", "--json").stdout)} >= {"word_count", "plot_series"}
+    assert "aigbb_functions_kernel_" in aigbb("kernels").stdout
+    assert sum(k["current"] for k in json.loads(aigbb("kernels", "--json").stdout)) == 1
+    assert aigbb("sessions").returncode == 0
+    assert isinstance(json.loads(aigbb("sessions", "--json").stdout), list)
+
+
+def test_the_doctor_finds_a_healthy_service_healthy(aigbb: Run) -> None:
+    done = aigbb("doctor", "--json")
+    assert [f for f in json.loads(done.stdout) if not f["ok"]] == []
+    assert done.returncode == 0
+
+
+def test_without_a_service_commands_say_how_to_start_it(tmp_path: Path, cache: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        environment = server_environment(tmp_path, cache, port=unused.getsockname()[1])
+        done = run(environment, "functions")
+        assert done.returncode == 3
+        assert "make serve" in done.stderr
+        examined = run(environment, "doctor", "--json")
+    assert examined.returncode == 2
+    wrong = {f["check"]: f["fix"] for f in json.loads(examined.stdout) if not f["ok"]}
+    assert "Start the service once" in wrong["home"]
+    assert "service" in wrong
+
+
+def test_serve_refuses_an_open_address_without_a_token(tmp_path: Path, cache: Path) -> None:
+    done = run(server_environment(tmp_path, cache, host="0.0.0.0"), "serve")
+    assert done.returncode == 2
+    assert "insecure_bind" in done.stderr
+    assert "AIGBB_TOKEN" in done.stderr
+    assert not (tmp_path / "home").exists()
+
+
+def test_serve_refuses_a_taken_port_before_it_builds_anything(tmp_path: Path, cache: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = run(server_environment(tmp_path, cache), "serve", "--port", str(taken.getsockname()[1]))
+    assert done.returncode == 2
+    assert "port_in_use" in done.stderr
+    assert not (tmp_path / "home").exists()
+
+
+def test_serve_refuses_a_home_that_is_in_use(server: Server) -> None:
+    done = run(server.environment, "serve")
+    assert done.returncode == 2
+    assert "home_in_use" in done.stderr
+
+
+def test_a_wrong_setting_is_named(tmp_path: Path, cache: Path) -> None:
+    done = run(server_environment(tmp_path, cache, pool_size="many"), "serve")
+    assert done.returncode == 2
+    assert "pool_size" in done.stderr
+
+
+def test_every_setting_is_a_flag_of_serve(tmp_path: Path, cache: Path) -> None:
+    text = re.sub(r"\s+", " ", run(server_environment(tmp_path, cache), "serve", "--help").stdout)
+    for name in Settings.model_fields:
+        assert f"--{name.replace('_', '-')}" in text
+
+
+def test_a_chosen_token_is_the_token_and_is_not_written_down(tmp_path: Path, cache: Path) -> None:
+    with running_server(tmp_path, cache, token="chosen-token", pool_size=0) as server:
+        with server.client(token="chosen-token") as client:
+            assert client.get("/functions").status_code == 200
+        assert not (server.home / "token").exists()
+        assert "chosen-token" not in "".join(server.said)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_service_ends_its_kernels_and_leaves_no_sockets(
+    tmp_path: Path, cache: Path, how: signal.Signals
+) -> None:
+    with running_server(tmp_path, cache, pool_size=1) as server:
+        with server.client() as client:
+            client.post("/sessions", json={"id": "open"})
+            code = "import os; os.getpid()"
+            pid = int(client.post("/execute", json={"code": code, "session": "open"}).json()["result"])
+        runtime = (server.home / "runtime").readlink()
+        assert runtime.is_dir()
+        server.stop(how)
+        assert not Path(f"/proc/{pid}").exists()
+        assert not runtime.exists()
+        assert list((server.home / "work").iterdir()) == []
+
+
+def test_the_second_start_registers_what_was_edited_and_leaves_what_is_broken(tmp_path: Path, cache: Path) -> None:
+    functions = tmp_path / "aigbb_functions"
+    functions.mkdir()
+    (functions / "good.py").write_text("def good() -> int:\n    return 1\n")
+    with running_server(tmp_path, cache, pool_size=0) as server, server.client() as client:
+        assert [f["name"] for f in client.get("/functions").json()] == ["good"]
+    (functions / "good.py").write_text("def good() -> int:\n    return 2\n")
+    (functions / "fine.py").write_text(
+        "def fine() -> int:\n    return good() + 1\n\n\nfrom aigbb_functions import good\n"
+    )
+    (functions / "broken.py").write_text("def broken(:\n")
+    (functions / "raises.py").write_text("def raises(): pass\n\n1/0\n")
+    with running_server(tmp_path, cache, pool_size=0) as server, server.client() as client:
+        versions = {f["name"]: f["version"] for f in client.get("/functions").json()}
+        assert versions == {"good": 2, "fine": 1}
+        assert client.post("/execute", json={"code": "fine()"}).json()["result"] == "3"
+        banner = "".join(server.said)
+    assert "broken.py is not registered" in banner
+    assert "raises.py is not registered" in banner
+    assert (functions / "broken.py").read_text() == "def broken(:\n"
