@@ -1,7 +1,5 @@
 from typing import Literal
 
-import matplotlib.pyplot as plt
-
 
 def plot_series(
     series: dict[str, list[float]], title: str = "", kind: Literal["line", "bar"] = "line"
@@ -13,7 +11,9 @@ def plot_series(
         title: Text above the chart.
         kind: Lines, or bars side by side.
     """
-    figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
+    import matplotlib.pyplot as plt  # only when something is drawn: every kernel imports this file at its start
+
+    _, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
     width = 0.8 / max(len(series), 1)
     for index, (name, values) in enumerate(series.items()):
         if kind == "bar":

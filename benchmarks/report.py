@@ -197,7 +197,7 @@ p95 / p50 = {steadiness}: near 1.0 the machine was steady, far above it somethin
 - Plain stores input history in SQLite, as it does by default; our kernels don't. Plain uses TCP, ours unix sockets.
 - Plain's time for a clean kernel includes its shutdown; ours ends kernels after the answer, in the background.
   Without plain's shutdown the ratios are {shutdown}.
-- Our kernels have every registered function by name, with what it imports (one that ships imports matplotlib); plain
+- Our kernels have every registered function by name, with what it imports; plain
   kernels have none.
 - When the package is new, pip installs ipykernel and that package alone; ours also gets numpy, pandas and matplotlib,
   imports every function in the new environment before it serves, and keeps the old one for rollback.

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -67,6 +68,7 @@ class _Run:
 
     id: str
     cap: Cap
+    started: float = field(default_factory=time.perf_counter)
     queue: asyncio.Queue[Output | None] = field(default_factory=asyncio.Queue)
     begun: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     half: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -200,7 +202,6 @@ class Kernel:
             await self._start_process(words)
         except (OSError, ValueError, NoSuchKernel) as error:
             raise KernelStartFailed(f"{self.name} could not be started: {error}.") from error
-        self._tasks.append(asyncio.create_task(self._watch()))
         for channel, kind in (("shell", zmq.DEALER), ("iopub", zmq.SUB)):
             self._sockets[channel] = self._connect(channel, kind)
             self._tasks.append(asyncio.create_task(self._read(channel)))
@@ -220,6 +221,10 @@ class Kernel:
             )
         finally:
             file.close()
+            provisioner = self._manager.provisioner
+            # Also when we were cancelled: start_kernel still waits after it has made the process.
+            if provisioner is not None and provisioner.has_process:
+                self._tasks.append(asyncio.create_task(self._watch()))
 
     async def _greet(self) -> str | None:
         """Wait until its output is heard and it answers. Returns what went wrong."""
@@ -354,6 +359,7 @@ class Kernel:
             detail=detail,
             truncated=run.cap.truncated,
             kernel_lost=self._ended.done(),
+            seconds=time.perf_counter() - run.started,
         )
 
     async def _interrupt(self, run: _Run) -> None:

@@ -43,6 +43,7 @@ class Result:
 
     data: Bundle
     metadata: Bundle
+    execution_count: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,8 @@ class Clear:
 class Done:
     """The last item, always. detail says in words why the status is not ok.
 
-    truncated: the cap cut something. kernel_lost: the kernel ended, and its variables with it.
+    truncated: the cap cut something. kernel_lost: the kernel ended, and its variables with it. seconds: how
+    long the code ran, without what came before.
     """
 
     status: Status
@@ -72,6 +74,7 @@ class Done:
     detail: str | None = None
     truncated: bool = False
     kernel_lost: bool = False
+    seconds: float = 0.0
 
 
 Output = Stream | Display | Result | Error | Clear | Done
@@ -302,7 +305,8 @@ def from_message(kind: str, content: Mapping[str, Any]) -> Output | None:
             identity = transient.get("display_id") if isinstance(transient, dict) else None
             return Display(*_bundles(content), clean(identity) if identity else None, kind == "update_display_data")
         case "execute_result":
-            return Result(*_bundles(content))
+            count = content.get("execution_count")
+            return Result(*_bundles(content), count if isinstance(count, int) else None)
         case "error":
             return _error(content)
         case "clear_output":
@@ -337,7 +341,7 @@ def _bundles(content: Mapping[str, Any]) -> tuple[Bundle, Bundle]:
 MAX_DEPTH = 100
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
-_OWN_FILE = re.compile(r"\S*?/(aigbb_functions/[A-Za-z0-9_]+\.py)")
+_OWN_FILE = re.compile(r"(?:(?<=^File ).*?|\S*?)/(aigbb_functions/[A-Za-z0-9_]+\.py)", re.MULTILINE)
 _FRAME = re.compile(r"^(?:File|Cell In|Input In) ?\S*")
 
 

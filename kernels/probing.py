@@ -95,7 +95,7 @@ class Probe:
         kind, message = self._mask(line.get("ename")), self._mask(line.get("evalue"))
         frames = [self._mask(frame) for frame in line.get("traceback") or []]
         extra: dict[str, Any] = {"exception": f"{kind}: {message}", "traceback": frames, "function": name}
-        module = clean(line.get("module")).split(".")[0]
+        module = self._mask(line.get("module")).split(".")[0]
         if module and module != "aigbb_functions":
             package = DISTRIBUTION_OF.get(module, module)
             return MissingDependency(
@@ -139,7 +139,7 @@ class Probe:
         text = clean(value)
         for secret in self.secrets:
             if len(secret) >= SHORTEST_SECRET:
-                text = text.replace(secret, "***")
+                text = text.replace(secret, "***").replace(repr(secret)[1:-1], "***")
         return text
 
 

@@ -96,10 +96,11 @@ def kill_group(pid: int) -> None:
 
 async def _feed(process: asyncio.subprocess.Process, data: bytes) -> None:
     assert process.stdin is not None
-    with suppress(BrokenPipeError, ConnectionResetError):
+    # RuntimeError is uvloop's word for the pipe of a child that has ended.
+    with suppress(BrokenPipeError, ConnectionResetError, RuntimeError):
         process.stdin.write(data)
         await process.stdin.drain()
-    process.stdin.close()
+        process.stdin.close()
 
 
 async def _collect(

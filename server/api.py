@@ -53,7 +53,7 @@ class EventRoute(APIRoute):
         return (match, child) if b"text/event-stream" in accept else (Match.NONE, {})
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 
@@ -262,7 +262,7 @@ def create_app(service: Service) -> FastAPI:
     app.openapi = partial(_openapi, app)  # type: ignore[method-assign]
     for part in (health, events, router):
         app.include_router(part)
-    app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
+    app.add_api_route("/", _home, include_in_schema=False)
     app.add_exception_handler(AigbbError, _on_problem)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
@@ -270,6 +270,10 @@ def create_app(service: Service) -> FastAPI:
     settings = service.settings
     app.add_middleware(Gate, token=service.token, hosts=_hosts(settings), max_body=settings.max_body)
     return app
+
+
+async def _home() -> RedirectResponse:
+    return RedirectResponse("/docs")
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

@@ -231,10 +231,14 @@ def kernels(as_json: AsJson = False, url: Url = None) -> None:
         _print_json(found)
         return
     rows = [
-        (k["kernel"], "current" if k["current"] else "", _presence(k), str(len(k["packages"])), k["created"])
+        (k["kernel"], "current" if k["current"] else "", _presence(k), str(len(k["packages"])), _moment(k["created"]))
         for k in found
     ]
-    _print_table("Kernels", ("kernel", "", "on disk", "packages", "created"), rows)
+    _print_table("Kernels", ("kernel", "", "on disk", "packages", "created (UTC)"), rows)
+
+
+def _moment(text: str) -> str:
+    return text[:16].replace("T", " ")
 
 
 def _presence(kernel: dict[str, Any]) -> str:
@@ -249,8 +253,8 @@ def sessions(as_json: AsJson = False, url: Url = None) -> None:
     if as_json:
         _print_json(found)
         return
-    rows = [(s["id"], s["kernel"], s["state"], str(s["executions"]), s["expires"]) for s in found]
-    _print_table("Sessions", ("id", "kernel", "state", "executions", "expires"), rows)
+    rows = [(s["id"], s["kernel"], s["state"], str(s["executions"]), _moment(s["expires"])) for s in found]
+    _print_table("Sessions", ("id", "kernel", "state", "executions", "expires (UTC)"), rows)
 
 
 @app.command()

@@ -129,7 +129,15 @@ def check_name(name: str) -> None:
     if reason:
         candidate = re.sub(r"\W+", "_", name[:64], flags=re.ASCII).strip("_")
         usable = {"suggestion": candidate} if candidate and not _name_fault(candidate) else {}
-        raise InvalidName(f"{name[:80]!r} cannot be a function's name: {reason}.", reason=reason, **usable)
+        raise InvalidName(f"{name[:80]!r} cannot be a function's name: {_FAULTS[reason]}.", reason=reason, **usable)
+
+
+_FAULTS = {
+    "pattern": "it is not a plain Python name",
+    "keyword": "it is a keyword of Python",
+    "shadows_builtin": "it would hide Python's own",
+    "reserved": "it is reserved",
+}
 
 
 def _name_fault(name: str) -> str | None:

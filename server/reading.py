@@ -11,6 +11,7 @@ import re
 import resource
 import sys
 import tomllib
+from collections.abc import Iterator
 from typing import Any
 
 MEMORY = 1024 * 1024 * 1024
@@ -57,17 +58,46 @@ def definition(node: ast.FunctionDef | ast.AsyncFunctionDef) -> dict[str, Any]:
 
 
 def signature(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
-    """`name(parameters) -> type`, as Python would write it."""
+    """`name(parameters) -> type`, as people write it."""
     returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
     prefix = "async " if isinstance(node, ast.AsyncFunctionDef) else ""
-    return f"{prefix}{node.name}({ast.unparse(node.args)}){returns}"
+    return f"{prefix}{node.name}({', '.join(written(node.args))}){returns}"
+
+
+def written(arguments: ast.arguments) -> Iterator[str]:
+    """Each parameter as text, with the marks between them."""
+    for index, (argument, default) in enumerate(with_defaults(arguments)):
+        yield one_written(argument, default)
+        if index + 1 == len(arguments.posonlyargs):
+            yield "/"
+    if arguments.vararg:
+        yield "*" + one_written(arguments.vararg, None)
+    elif arguments.kwonlyargs:
+        yield "*"
+    for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+        yield one_written(argument, default)
+    if arguments.kwarg:
+        yield "**" + one_written(arguments.kwarg, None)
+
+
+def one_written(argument: ast.arg, default: ast.expr | None) -> str:
+    """`name: type = default`."""
+    typed = f"{argument.arg}: {ast.unparse(argument.annotation)}" if argument.annotation else argument.arg
+    if default is None:
+        return typed
+    return f"{typed}{' = ' if argument.annotation else '='}{ast.unparse(default)}"
+
+
+def with_defaults(arguments: ast.arguments) -> list[tuple[ast.arg, ast.expr | None]]:
+    """The positional parameters, each with its default."""
+    positional = [*arguments.posonlyargs, *arguments.args]
+    defaults = [None] * (len(positional) - len(arguments.defaults)) + list(arguments.defaults)
+    return list(zip(positional, defaults, strict=True))
 
 
 def parameters(arguments: ast.arguments) -> Any:
     """Each parameter with its kind, and whether its type and a constant default are written."""
-    positional = [*arguments.posonlyargs, *arguments.args]
-    defaults = [None] * (len(positional) - len(arguments.defaults)) + list(arguments.defaults)
-    for index, (argument, default) in enumerate(zip(positional, defaults, strict=True)):
+    for index, (argument, default) in enumerate(with_defaults(arguments)):
         kind = "positional-only" if index < len(arguments.posonlyargs) else "named"
         yield parameter(argument, kind, default)
     if arguments.vararg:
@@ -102,7 +132,8 @@ def other_names(node: ast.stmt) -> list[str]:
 
 def script_block(source: str) -> dict[str, Any] | None:
     """The `script` block's TOML, or None. Raises SyntaxError where it is not TOML, or there are two."""
-    blocks = list(SCRIPT.finditer(source.replace("\r\n", "\n")))
+    source = source.replace("\r\n", "\n")
+    blocks = list(SCRIPT.finditer(source))
     if not blocks:
         return None
     line = source.count("\n", 0, blocks[-1].start()) + 1

@@ -24,7 +24,7 @@ import structlog
 from kernels import sandbox
 from kernels.environments import Environments, Generation
 from kernels.errors import AigbbError, InsufficientStorage, KernelStartFailed
-from kernels.home import Home
+from kernels.home import Home, on_disk
 from kernels.kernel import Kernel, Launch
 from kernels.kernelspecs import Shelf
 from kernels.packages import DEFAULT_REQUIREMENTS, Lock, Uv, parse_requirements
@@ -210,7 +210,7 @@ class Registrar:
         assert row is not None
         snapshot = self._home.snapshots / str(state.snapshot)
         if not snapshot.exists():
-            await asyncio.to_thread(self._write_snapshot, state, state.snapshot)
+            await on_disk(self._write_snapshot, state, state.snapshot)
         generation = self._environments.find(row.number, row.lock)
         try:
             if generation is None:
@@ -288,7 +288,7 @@ class Registrar:
         try:
             with clock.stage("build"):
                 generation = await self._environment(plan, report)
-                await asyncio.to_thread(self._write_snapshot, after, number)
+                await on_disk(self._write_snapshot, after, number)
             with clock.stage("verify"):
                 trial = self._begin_trial(generation, number) if plan.is_new else None
                 described = await self._verify(generation, after, number, change, plan, report)
@@ -296,10 +296,10 @@ class Registrar:
             with clock.stage("switch"):
                 report(Step("switch", "Committing"))
                 commit = Commit(change.reason, number, plan.row, described, change.removed, change.env)
-                committed = await asyncio.to_thread(self._registry.commit, commit)
+                committed = await on_disk(self._registry.commit, commit)
         except BaseException:
             await self._end_trial(trial)
-            await asyncio.to_thread(self._undo, plan, number)
+            await on_disk(self._undo, plan, number)
             raise
         self._serving = Serving(committed, generation)
         with clock.stage("publish"):

@@ -126,6 +126,7 @@ class Registry:
 
     def __init__(self, engine: sql.Engine) -> None:
         self._engine = engine
+        self._writing = engine.execution_options(begin="BEGIN IMMEDIATE")
 
     @classmethod
     @contextmanager
@@ -134,6 +135,7 @@ class Registry:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
         engine = sql.create_engine(f"sqlite:///{path}")
         sql.event.listen(engine, "connect", _configure)
+        sql.event.listen(engine, "begin", _begin)
         try:
             _schema.create_all(engine)
             yield cls(engine)
@@ -171,7 +173,7 @@ class Registry:
     def commit(self, change: Commit) -> State:
         """Make a change, in one transaction. Returns the state after it."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        with self._engine.begin() as connection:
+        with self._writing.begin() as connection:
             for function in change.functions:
                 _add_version(connection, function, now)
             if change.removed:
@@ -200,7 +202,7 @@ class Registry:
 
     def set_projected(self, digests: Mapping[str, str]) -> None:
         """Remember what was written there."""
-        with self._engine.begin() as connection:
+        with self._writing.begin() as connection:
             connection.execute(sql.delete(_projected))
             if digests:
                 rows = [{"name": name, "digest": digest} for name, digest in digests.items()]
@@ -209,8 +211,14 @@ class Registry:
 
 def _configure(connection: Any, _: object) -> None:
     """Write-ahead log and full durability: a commit that returned survives a power cut."""
+    connection.isolation_level = None
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
+
+
+def _begin(connection: sql.Connection) -> None:
+    """Python's own driver begins only at the first write, so that reads would be of several moments."""
+    connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
 
 
 def _add_version(connection: sql.Connection, function: Function, now: str) -> None:

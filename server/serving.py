@@ -23,7 +23,7 @@ from kernels.progress import Report, Step
 from server.api import create_app
 from server.errors import PortInUse
 from server.service import Service
-from server.settings import Settings
+from server.settings import Settings, unknown
 
 
 def serve(settings: Settings, console: Console) -> None:
@@ -144,7 +144,7 @@ def print_banner(service: Service, console: Console, port: int, seconds: float) 
     ):
         table.add_row(f"[bold]{name}[/]", value)
     console.print(Panel(table, title=f"aigbb-functions is ready ({seconds:.1f} s)", expand=False))
-    for note in service.notes:
+    for note in [*unknown(), *service.notes]:
         console.print(f"[yellow]warning[/] {note}", highlight=False)
     console.print("Try it:", style="bold")
     console.print(curl(service, url), soft_wrap=True, highlight=False, markup=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import secrets
 from collections.abc import Mapping
@@ -137,6 +138,16 @@ class Settings(BaseSettings):
         """What of the service's environment kernels may see."""
         names = (*_KERNEL_NAMES, *self.pass_env)
         return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def unknown() -> list[str]:
+    """A sentence for each AIGBB_* variable that is no setting: it is probably misspelt."""
+    known = {f"AIGBB_{name.upper()}" for name in Settings.model_fields} | {"AIGBB_KERNEL", "AIGBB_GENERATION"}
+    found = []
+    for name in sorted(n for n in os.environ if n.startswith("AIGBB_") and n.upper() not in known):
+        near = difflib.get_close_matches(name.upper(), known, n=1)
+        found.append(f"{name} is no setting{f'; did you mean {near[0]}?' if near else '.'}")
+    return found
 
 
 def rows() -> list[tuple[str, str, str]]:

@@ -174,17 +174,18 @@ class Projection:
         return parse_requirements(self.packages().get("", ()))
 
     def _lines(self) -> list[str]:
-        if not self.requirements.exists():
-            return []
-        lines = (line.strip() for line in self.requirements.read_text(encoding="utf-8").splitlines())
-        return [line for line in lines if line and not line.startswith("#")]
+        return [line for line in self._text().splitlines() if line.strip() and not line.startswith("#")]
+
+    def _text(self) -> str:
+        return self.requirements.read_text(encoding="utf-8") if self.requirements.exists() else ""
 
     def _render_requirements(self, functions: Collection[Function]) -> str:
         users: dict[str, list[str]] = {}
         for function in sorted(functions, key=lambda f: f.name):
             for requirement in function.packages:
                 users.setdefault(requirement, []).append(function.name)
-        lines = [*self.packages().get("", ())]
+        text = self._text().removeprefix(_HEADER)
+        lines = [line for line in text.splitlines() if line.strip() and not _USED_BY.search(line)]
         lines += [f"{r}  # used by: {', '.join(names)}" for r, names in sorted(users.items())]
         return _HEADER + "".join(f"{line}\n" for line in lines)
 

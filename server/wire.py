@@ -228,7 +228,8 @@ class ExecuteAnswer(_Answer):
     session: str | None
     kernel: str
     execution_count: int | None
-    duration_ms: float
+    duration_ms: Annotated[float, Field(description="How long the code ran")]
+    waited_ms: Annotated[float, Field(description="How long it waited for a place and a kernel")]
     truncated: bool
     kernel_lost: Annotated[bool, Field(description="The kernel ended; in a session, variables are gone")]
 
@@ -312,7 +313,7 @@ def problem_body(error: AigbbError, request: Request) -> dict[str, Any]:
     return head | {name: value for name, value in error.extra.items() if name not in head}
 
 
-def as_notebook(item: Stream | Display | Result | Error, count: int | None = None) -> dict[str, Any]:
+def as_notebook(item: Stream | Display | Result | Error) -> dict[str, Any]:
     """One item in the notebook format (nbformat 4)."""
     match item:
         case Stream():
@@ -324,7 +325,7 @@ def as_notebook(item: Stream | Display | Result | Error, count: int | None = Non
                 "output_type": "execute_result",
                 "data": item.data,
                 "metadata": item.metadata,
-                "execution_count": count,
+                "execution_count": item.execution_count,
             }
         case Error():
             return {
@@ -335,7 +336,7 @@ def as_notebook(item: Stream | Display | Result | Error, count: int | None = Non
             }
 
 
-def execute_answer(execution: Execution, kernel: Kernel, session: str | None, duration_ms: float) -> ExecuteAnswer:
+def execute_answer(execution: Execution, kernel: Kernel, session: str | None, total_ms: float) -> ExecuteAnswer:
     """A folded execution."""
     done, error = execution.done, execution.error
     return ExecuteAnswer(
@@ -343,16 +344,21 @@ def execute_answer(execution: Execution, kernel: Kernel, session: str | None, du
         result=execution.result,
         error=_error_line(done, error),
         status=done.status,
-        outputs=[as_notebook(item, done.execution_count) for item in execution.outputs],
+        outputs=[as_notebook(item) for item in execution.outputs],
         stderr=execution.text("stderr"),
         error_detail=ErrorDetail.model_validate(error) if error else None,
         session=session,
         kernel=kernel.name,
         execution_count=done.execution_count,
-        duration_ms=duration_ms,
+        **_times(done, total_ms),
         truncated=done.truncated,
         kernel_lost=done.kernel_lost,
     )
+
+
+def _times(done: Done, total_ms: float) -> dict[str, float]:
+    duration = round(done.seconds * 1000, 1)
+    return {"duration_ms": duration, "waited_ms": max(0.0, round(total_ms - duration, 1))}
 
 
 def _error_line(done: Done, error: Error | None) -> str | None:
@@ -361,7 +367,7 @@ def _error_line(done: Done, error: Error | None) -> str | None:
     return f"{error.ename}: {error.evalue}" if error else None
 
 
-def execution_event(item: Output, kernel: Kernel, session: str | None, duration_ms: float) -> ServerSentEvent:
+def execution_event(item: Output, kernel: Kernel, session: str | None, total_ms: float) -> ServerSentEvent:
     """One item as an event: stdout, stderr, display, update, result, error, clear, and done at the end."""
     match item:
         case Stream():
@@ -376,8 +382,8 @@ def execution_event(item: Output, kernel: Kernel, session: str | None, duration_
         case Clear():
             return ServerSentEvent(event="clear", data={})
         case Done():
-            data = {name: getattr(item, name) for name in item.__slots__}
-            extra = {"session": session, "kernel": kernel.name, "duration_ms": duration_ms}
+            data = {name: getattr(item, name) for name in item.__slots__ if name != "seconds"}
+            extra = {"session": session, "kernel": kernel.name, **_times(item, total_ms)}
             return ServerSentEvent(event="done", data=data | extra)
 
 

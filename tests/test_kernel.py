@@ -116,13 +116,13 @@ FAULTS = {
     "input refused": ("input('name? ')", "StdinNotImplementedError"),
     "sys.exit": ("import sys\nsys.exit(3)", "SystemExit"),
     "syntax": ("def f(:", "SyntaxError"),
-    "NUL in the source": ("1\0", "SyntaxError|ValueError"),
+    "NUL in the source": ("1\0", "SyntaxError"),
     "repr raises": ("class A:\n    def __repr__(self): raise KeyError('inner')\nA()", "KeyError"),
     "str of the exception raises": (
         "class E(Exception):\n    def __str__(self): 1/0\nraise E",
-        "E|ZeroDivisionError|.*",
+        "ZeroDivisionError",
     ),
-    "no return": ("class B(BaseException): pass\nraise B('base')", "B"),
+    "no subclass of Exception": ("class B(BaseException): pass\nraise B('base')", "B"),
     "asyncio.run": ("import asyncio\nasyncio.run(asyncio.sleep(0))", "RuntimeError"),
     "deep recursion": ("import sys\nsys.setrecursionlimit(200)\ndef f(): f()\nf()", "RecursionError"),
 }
@@ -133,7 +133,7 @@ async def test_code_that_fails_is_an_error_and_the_kernel_goes_on(kernel: Kernel
         execution = await run(kernel, code)
         assert execution.done.status == "error", name
         assert execution.error is not None, name
-        assert execution.error.ename in expected.split("|") or expected.endswith(".*"), name
+        assert execution.error.ename == expected, name
         assert not execution.done.kernel_lost, name
     assert await answers(kernel)
 
@@ -158,9 +158,8 @@ async def test_a_sleep_over_the_deadline_is_interrupted_and_variables_stay(kerne
 
 async def test_an_endless_await_is_interrupted(kernel: Kernel) -> None:
     execution = await run(kernel, "import asyncio\nawait asyncio.Event().wait()", timeout=0.5)
-    assert execution.done.status == "timeout"
-    if not execution.done.kernel_lost:
-        assert await answers(kernel)
+    assert execution.done.detail == "Timed out after 0.5 s; the code was interrupted."
+    assert await answers(kernel)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +211,9 @@ async def test_abandoned_code_stops_and_the_kernel_is_free(kernel: Kernel) -> No
 
 
 async def test_abandoned_code_that_does_not_stop_is_killed(kernel: Kernel) -> None:
-    code = "import itertools\nprint('began', flush=True)\nsum(itertools.repeat(1, 10**11))"
+    code = (
+        "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('began', flush=True)\ntime.sleep(600)"
+    )
     stream = kernel.execute(code, timeout=60, max_output=9999)
     await anext(stream)
     await stream.aclose()
@@ -232,7 +233,7 @@ async def test_abandoned_code_that_does_not_stop_is_killed(kernel: Kernel) -> No
     ],
 )
 async def test_a_death_is_seen_at_once(kernel: Kernel, code: str, words: str) -> None:
-    with anyio.fail_after(20):  # and not after the deadline
+    with anyio.fail_after(20):  # and not at the deadline
         execution = await run(kernel, code, timeout=600)
     assert execution.done.status == "died"
     assert execution.done.kernel_lost
@@ -531,3 +532,13 @@ async def test_nothing_of_the_services_environment_is_seen(
         assert str(kernel.workdir) in execution.text("stdout")
     finally:
         await kernel.stop()
+
+
+async def test_a_cell_may_import_a_file_that_it_wrote(kernel: Kernel) -> None:
+    execution = await run(kernel, "open('written.py', 'w').write('a = 41')\nimport written\nwritten.a + 1")
+    assert execution.result == "42"
+
+
+async def test_the_time_of_an_execution_is_its_own(kernel: Kernel) -> None:
+    execution = await run(kernel, "import time; time.sleep(0.2)")
+    assert 0.2 <= execution.done.seconds < 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
@@ -38,9 +39,7 @@ def ask(generation: Generation, home: Home, tmp_path: Path) -> Ask:
 
 
 def write_snapshot_there(folder: Path, functions: list[Function], variables: Mapping[str, str]) -> None:
-    """The files of a snapshot, written before the loop is watched."""
-    import threading
-
+    """The files of a snapshot, written off the loop, as the service does."""
     writer = threading.Thread(target=write_snapshot, args=(folder, functions, variables))
     writer.start()
     writer.join()
@@ -268,13 +267,14 @@ async def test_variables_are_there_at_import(ask: Ask) -> None:
     assert (await ask({"f": source}, {"MODE": "warm"})).failures == {}
 
 
-SECRET = 'hush "42"\\'
+SECRET = 'hush "42"\\\nhush'
 
 
 @pytest.mark.parametrize(
     "source",
     [
         "raise ValueError(KEY)",
+        "int(KEY)",
         "f'{1/0}'; KEY",
         "sys.stderr.write(KEY); sys.stderr.flush(); os._exit(1)",
         "type(KEY, (Exception,), {})(); raise type(KEY, (Exception,), {})(KEY)",

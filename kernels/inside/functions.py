@@ -129,4 +129,6 @@ def load_ipython_extension(shell: Any) -> None:
             print(line, file=sys.stderr)
 
     functions.refresh()
+    if "" not in sys.path:
+        sys.path.insert(1, "")  # a cell may import what it wrote into its folder, as in any notebook
     shell.events.register("pre_run_cell", before_cell)

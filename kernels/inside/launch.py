@@ -50,7 +50,8 @@ def main() -> None:
     arguments = [*sys.argv[1:], "--IPKernelApp.extra_extensions=aigbb_inside.functions"]
     if os.environ.get("AIGBB_OWNED") == "1":  # the extension removes it
         die_with_parent()
-        arguments += ["--HistoryManager.enabled=False"]
+        # No history database, and no pause after each execution, which is there for slow terminals.
+        arguments += ["--HistoryManager.enabled=False", "--Kernel._execute_sleep=0"]
 
     from ipykernel.kernelapp import launch_new_instance
 

@@ -1,0 +1,443 @@
+"""From a draft to a function: what is accepted, what is refused and why. Nothing of the source ever runs."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import keyword
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from kernels.errors import AigbbError, InvalidRequirement, PythonVersionMismatch
+from server.errors import (
+    InvalidEnv,
+    InvalidName,
+    NoSuchDefinition,
+    SourceTooLarge,
+    SourceUnparsable,
+    SyntaxRefused,
+    UnsupportedSignature,
+)
+from server.functions import MAX_SOURCE, READER, Draft, Function, Parsed, check_env, check_name, parse
+from server.reading import read, script_block
+
+DEF = "def f(x: int) -> int:\n    'Doubles.'\n    return 2 * x\n"
+
+
+async def refused(source: str, **more: Any) -> AigbbError:
+    """The error that a draft deserves."""
+    with pytest.raises(AigbbError) as caught:
+        await parse(Draft(source, **more))
+    json.dumps([caught.value.detail, caught.value.hint, caught.value.extra])
+    return caught.value
+
+
+def codes(parsed: Parsed) -> list[str]:
+    """The codes of the warnings."""
+    return [warning.code for warning in parsed.warnings]
+
+
+# -- the normal case
+
+
+@pytest.mark.anyio
+async def test_a_function_is_read_with_all_that_it_says() -> None:
+    parsed = await parse(Draft(DEF, "f", ["six>=1", "Six >= 1"], {"KEY": "hush", "A": ""}))
+    assert parsed.function == Function("f", DEF, ("six>=1",), ("A", "KEY"), "Doubles.", "f(x: int) -> int")
+    assert parsed.warnings == ()
+    assert parsed.computed == frozenset()
+
+
+@pytest.mark.anyio
+async def test_the_name_may_be_left_out_beside_private_helpers() -> None:
+    source = f"import math\nLIMIT = 3\nclass _C: pass\ndef _help(*a): pass\n{DEF}"
+    assert (await parse(Draft(source))).function.name == "f"
+
+
+@pytest.mark.anyio
+async def test_one_of_several_is_chosen_by_name() -> None:
+    source = DEF + "def g(y): pass\n"
+    assert (await parse(Draft(source, "g"))).function.signature == "g(y)"
+    error = await refused(source)
+    assert isinstance(error, NoSuchDefinition)
+    assert error.extra["candidates"] == ["f", "g"]
+
+
+@pytest.mark.anyio
+async def test_the_last_definition_of_a_name_counts() -> None:
+    assert (await parse(Draft(DEF + "def f(y): pass\n"))).function.signature == "f(y)"
+
+
+@pytest.mark.anyio
+async def test_async_and_keyword_only_and_decorated_functions_are_fine(tmp_path: Path) -> None:
+    touched = tmp_path / "touched"
+    run = f"__import__('pathlib').Path({str(touched)!r}).touch()"
+    source = f"{run}\n@(lambda g: {run} or g)\nasync def f(a, *, b: str = ({run}, 'x')[1]) -> {run}:\n    '''Doc.'''\n"
+    parsed = await parse(Draft(source))
+    assert parsed.function.signature.startswith("async f(a, *, b: str=")
+    assert parsed.computed == {"b"}
+    assert not touched.exists()
+
+
+@pytest.mark.anyio
+async def test_line_ends_are_kept_and_a_byte_order_mark_is_not() -> None:
+    parsed = await parse(Draft("\ufeffdef f():\r\n    'd'\r\n"))
+    assert parsed.function.source == "def f():\r\n    'd'\r\n"
+    assert parsed.function.description == "d"
+
+
+@pytest.mark.anyio
+async def test_equal_digests_mean_the_same_function() -> None:
+    one = (await parse(Draft(DEF, packages=["six", "numpy"], env={"B": "1", "A": "2"}))).function
+    same = (await parse(Draft("\ufeff" + DEF, "f", ["numpy", "SIX "], {"A": "3", "B": "4"}))).function
+    assert one.digest == same.digest
+    for other in (Draft(DEF + "\n"), Draft(DEF, packages=["six"]), Draft(DEF, env={"A": ""})):
+        assert (await parse(other)).function.digest != one.digest
+
+
+@pytest.mark.anyio
+async def test_the_author_is_warned_of_what_models_will_miss() -> None:
+    source = "def calendar(a, b=print(), *, c: int = 3): pass"
+    parsed = await parse(Draft(source, packages=["six ; python_version < '3'"]))
+    assert codes(parsed) == [
+        "missing_docstring",
+        "shadows_module",
+        "untyped_parameter",
+        "untyped_parameter",
+        "dynamic_default",
+        "requirement_not_applicable",
+    ]
+
+
+@pytest.mark.anyio
+async def test_a_description_is_always_text_that_can_be_sent() -> None:
+    parsed = await parse(Draft('def f():\n    "a \\ud800 b \\0"\n'))
+    assert parsed.function.description.encode("utf-8")
+
+
+# -- names
+
+
+PLAIN = re.compile("[A-Za-z][A-Za-z0-9_]{0,63}")
+RESERVED = {"aigbb", "aigbb_functions", "functions", "register", "execute", "con", "nul", "prn", "aux"}
+NOTEBOOK = {"In", "Out", "get_ipython", "display"}
+
+
+def is_good(name: str) -> bool:
+    """The rule, said once more."""
+    taken = keyword.iskeyword(name) or hasattr(builtins, name) or name.lower() in RESERVED or name in NOTEBOOK
+    return PLAIN.fullmatch(name) is not None and not taken
+
+
+names = st.one_of(
+    st.text(max_size=70),
+    st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,70}\n?", fullmatch=True),
+    st.sampled_from([*keyword.kwlist, *dir(builtins), *RESERVED, *NOTEBOOK, *keyword.softkwlist]),
+)
+
+
+@given(names)
+@example("a" * 64)
+@example("a" * 65)
+@example("f\n")
+@example("match")
+def test_a_name_is_accepted_exactly_by_the_rule(name: str) -> None:
+    try:
+        check_name(name)
+    except InvalidName as error:
+        assert not is_good(name)
+        assert error.extra["reason"] in ("pattern", "keyword", "shadows_builtin", "reserved")
+        assert is_good(error.extra.get("suggestion", "good"))
+        assert len(error.detail) < 600
+    else:
+        assert is_good(name)
+
+
+@pytest.mark.anyio
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(name=names.filter(str.isidentifier))
+async def test_a_definition_is_accepted_exactly_by_the_rule(name: str) -> None:
+    """Python itself folds look-alike letters: what counts is the name that it defines."""
+    source = f"def {name}(): pass"
+    try:
+        parsed = await parse(Draft(source))
+    except (InvalidName, NoSuchDefinition, SyntaxRefused):
+        assert not is_good(name)
+    else:
+        assert is_good(parsed.function.name)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("", "pattern"),
+        ("../f", "pattern"),
+        ("a/b", "pattern"),
+        ("a.b", "pattern"),
+        ("a-b", "pattern"),
+        ("1a", "pattern"),
+        ("_f", "pattern"),
+        ("__init__", "pattern"),
+        ("f\n", "pattern"),
+        ("f\0", "pattern"),
+        ("\uff46oo", "pattern"),
+        ("\u0430dd", "pattern"),
+        ("\ud800", "pattern"),
+        ("a" * 65, "pattern"),
+        ("class", "keyword"),
+        ("None", "keyword"),
+        ("print", "shadows_builtin"),
+        ("list", "shadows_builtin"),
+        ("Execute", "reserved"),
+        ("NUL", "reserved"),
+        ("get_ipython", "reserved"),
+    ],
+)
+def test_a_bad_name_comes_with_its_reason(name: str, reason: str) -> None:
+    with pytest.raises(InvalidName) as caught:
+        check_name(name)
+    assert caught.value.extra["reason"] == reason
+
+
+@pytest.mark.parametrize(("name", "suggestion"), [("get-weather", "get_weather"), ("_f", "f"), ("a" * 70, "a" * 64)])
+def test_a_name_that_would_do_is_suggested(name: str, suggestion: str) -> None:
+    with pytest.raises(InvalidName) as caught:
+        check_name(name)
+    assert caught.value.extra["suggestion"] == suggestion
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("written", "defined"), [("\uff46oo", "foo"), ("\ufb01nd", "find")])
+async def test_look_alike_letters_define_the_plain_name(written: str, defined: str) -> None:
+    assert (await parse(Draft(f"def {written}(): pass"))).function.name == defined
+    assert isinstance(await refused(f"def {written}(): pass", name="other"), NoSuchDefinition)
+
+
+@pytest.mark.anyio
+async def test_look_alike_letters_do_not_smuggle_in_a_builtin() -> None:
+    error = await refused("def \u017fum(): pass")
+    assert isinstance(error, InvalidName)
+    assert error.extra["reason"] == "shadows_builtin"
+
+
+# -- sources
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("source", "line", "text"),
+    [
+        ("def f(:\n", 1, "def f(:"),
+        ("x = 1\ndef f():\nreturn 2\n", 3, "return 2"),
+        ("def f():\n    pass\n  x = 1\n", 3, "x = 1"),
+        ("def f(): pass\n'unclosed\n", 2, "'unclosed"),
+        ("def f(): pass\nx = " + "1" * 5000, 2, "1111"),
+        ("\ufeff\ufeffdef f(): pass", 1, "def f"),
+        ("def f(): pass\n" + "(" * 300 + "\n", 2, "((("),
+    ],
+)
+async def test_a_syntax_error_says_where(source: str, line: int, text: str) -> None:
+    error = await refused(source)
+    assert isinstance(error, SyntaxRefused)
+    assert error.extra["location"]["line"] == line
+    assert text in error.extra["location"]["text"]
+    assert len(error.extra["location"]["text"]) <= 200
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "extreme",
+    [
+        "x = '\0'",
+        "x = '\ud800'",
+        "x = " + "-" * 5_000 + "1",
+        "x = " + "-" * 100_000 + "1",
+        "x = " + "+".join(["1"] * 30_000),
+        "if x: pass\n" + "elif x: pass\n" * 5_000,
+        "def g(x=" + "-" * 900 + "1): pass",
+        "def g(x=0x" + "f" * 9_000 + "): pass",
+        "x" + ".x" * 50_000,
+        "def g(" + ",".join(["a"] * 100_000) + "): pass",
+        "# /// script\n# x = " + "[" * 20_000 + "\n# ///",
+    ],
+    ids=["nul", "surrogate", "unary", "more unary", "sum", "elif", "default", "hex", "dots", "parameters", "toml"],
+)
+async def test_an_extreme_source_is_refused_and_harms_nobody(extreme: str) -> None:
+    error = await refused(f"{extreme}\ndef f(): pass\n", name="f")
+    assert isinstance(error, SourceUnparsable)
+    assert error.status == 422
+
+
+@pytest.mark.anyio
+async def test_the_size_of_a_source_is_bounded_in_bytes() -> None:
+    fits = "def f(): pass\n#" + "é" * ((MAX_SOURCE - 15) // 2)
+    assert (await parse(Draft(fits))).function.source == fits
+    assert isinstance(await refused(fits + "éé"), SourceTooLarge)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("source", "name", "candidates"),
+    [
+        ("", None, []),
+        ("# nothing\n", None, []),
+        ("class C:\n    def f(self): pass\n", None, ["C"]),
+        ("f = lambda: 1\n", None, ["f"]),
+        ("f = lambda: 1\n", "f", ["f"]),
+        ("if True:\n    def f(): pass\n", "f", []),
+        ("def outer():\n    def f(): pass\n", "f", ["outer"]),
+        ("def _f(): pass\n", None, []),
+        (DEF, "F", ["f"]),
+    ],
+)
+async def test_without_the_function_the_candidates_are_named(
+    source: str, name: str | None, candidates: Sequence[str]
+) -> None:
+    error = await refused(source, name=name)
+    assert isinstance(error, NoSuchDefinition)
+    assert error.extra["candidates"] == candidates
+
+
+@pytest.mark.anyio
+async def test_parameters_that_cannot_be_given_by_name_are_refused_by_name() -> None:
+    error = await refused("def f(a, b=1, /, c=2, *rest, d, **more): pass")
+    assert isinstance(error, UnsupportedSignature)
+    assert error.extra["parameters"] == [
+        {"parameter": "a", "kind": "positional-only"},
+        {"parameter": "b", "kind": "positional-only"},
+        {"parameter": "rest", "kind": "*args"},
+        {"parameter": "more", "kind": "**kwargs"},
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=200))
+def test_any_text_is_read_or_refused(source: str) -> None:
+    facts = read(source)
+    assert ("error" in facts) != ("definitions" in facts)
+    json.dumps(facts, default=str)
+
+
+def test_the_reader_needs_nothing_but_python_and_answers_json() -> None:
+    argv = [sys.executable, "-I", "-S", str(READER)]
+    done = subprocess.run(argv, input=DEF.encode(), env={}, capture_output=True, check=True)
+    facts = json.loads(done.stdout)
+    assert facts["definitions"][0]["doc"] == "Doubles."
+    assert done.stderr == b""
+
+
+# -- inline script metadata
+
+
+def script(*lines: str) -> str:
+    """A source with a script block."""
+    return "# /// script\n" + "".join(f"# {line}\n" for line in lines) + "# ///\n" + DEF
+
+
+@pytest.mark.anyio
+async def test_the_blocks_packages_join_the_others() -> None:
+    source = script('requires-python = ">=3.8"', "dependencies = [", '  "Numpy<3",', '  "six",', "]")
+    parsed = await parse(Draft(source, packages=["six", "pandas"]))
+    assert parsed.function.packages == ("numpy<3", "pandas", "six")
+    assert parsed.function.source == source
+
+
+@pytest.mark.anyio
+async def test_the_block_is_read_with_other_line_ends_too() -> None:
+    parsed = await parse(Draft(script('dependencies = ["six"]').replace("\n", "\r\n")))
+    assert parsed.function.packages == ("six",)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["[tool.uv]", 'index-url = "http://127.0.0.1:9"'],
+        ['dependencies = "six"'],
+        ["dependencies = [1]"],
+        ['dependencies = ["six @ http://127.0.0.1:9/six.whl"]'],
+        ['dependencies = ["-r /etc/passwd"]'],
+        ['requires-python = "new"'],
+        ["requires-python = 3.11"],
+    ],
+)
+async def test_a_block_with_anything_else_is_refused(lines: Sequence[str]) -> None:
+    assert isinstance(await refused(script(*lines)), InvalidRequirement)
+
+
+@pytest.mark.anyio
+async def test_another_python_is_refused() -> None:
+    error = await refused(script('requires-python = ">=3.99"'))
+    assert isinstance(error, PythonVersionMismatch)
+    assert ">=3.99" in error.detail
+    assert platform.python_version() in error.detail
+
+
+@pytest.mark.anyio
+async def test_a_block_that_is_no_toml_and_a_second_block_say_where() -> None:
+    bad = await refused("x = 1\n" + script("dependencies = ["))
+    assert isinstance(bad, SyntaxRefused)
+    assert bad.extra["location"]["line"] == 2
+    for end in ("\n", "\r\n"):
+        twice = await refused(("x = 1\n" + 2 * script("dependencies = []")).replace("\n", end))
+        assert isinstance(twice, SyntaxRefused)
+        assert twice.extra["location"]["line"] == 8
+
+
+def test_a_block_that_never_closes_or_is_of_another_type_is_a_comment() -> None:
+    assert script_block("# /// script\n# dependencies = ['six']\n") is None
+    assert script_block("# /// other\n# dependencies = ['six']\n# ///\n") is None
+    assert script_block(DEF) is None
+
+
+# -- packages and variables
+
+
+@pytest.mark.anyio
+async def test_a_bad_package_line_is_named_by_its_index() -> None:
+    error = await refused(DEF, packages=["six", "# why", "-r /etc/passwd"])
+    assert isinstance(error, InvalidRequirement)
+    assert error.extra == {"index": 2, "requirement": "-r /etc/passwd"}
+
+
+@pytest.mark.parametrize("name", ["KEY", "_x", "api_key2", "A" * 128, "PYTHA", "LDAP_URL", "HOMEPAGE"])
+def test_a_plain_variable_is_accepted(name: str) -> None:
+    check_env({name: "any\nvalue é \U0001f600" + "x" * 30_000})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *["", "1A", "A-B", "A B", "A=B", "A\n", "A\0", "\u0391", "A" * 129],
+        *["PATH", "path", "HOME", "VIRTUAL_ENV", "PYTHONPATH", "PYTHONSTARTUP", "pythonhome", "LD_PRELOAD"],
+        *["DYLD_INSERT_LIBRARIES", "JPY_PARENT_PID", "JUPYTER_PATH", "IPYTHONDIR", "AIGBB_GENERATION", "MPLBACKEND"],
+    ],
+)
+def test_a_variable_that_is_none_or_steers_the_interpreter_is_refused(name: str) -> None:
+    with pytest.raises(InvalidEnv):
+        check_env({"FINE": "1", name: "x"})
+
+
+@pytest.mark.parametrize("value", ["\0", "a\0b", "x" * (32 * 1024 + 1), "\ud800"])
+def test_a_value_that_is_none_is_refused_and_not_repeated(value: str) -> None:
+    with pytest.raises(InvalidEnv) as caught:
+        check_env({"KEY": value})
+    assert value not in caught.value.detail
+    assert caught.value.extra == {"name": "KEY"}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("env", "name", "kind"), [({"PATH": "x"}, None, InvalidEnv), ({}, "no-name", InvalidName)])
+async def test_names_and_variables_are_looked_at_before_the_source(
+    env: Mapping[str, str], name: str | None, kind: type[AigbbError]
+) -> None:
+    assert isinstance(await refused("not python at all", name=name, env=env), kind)

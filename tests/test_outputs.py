@@ -1,0 +1,404 @@
+"""The items of a stream: how they fold, how they are capped, and how a kernel's messages become items."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kernels.outputs import (
+    MAX_DEPTH,
+    Cap,
+    Clear,
+    Display,
+    Done,
+    Error,
+    Execution,
+    Output,
+    Result,
+    Stream,
+    clean,
+    clean_json,
+    fold,
+    from_message,
+    left_out,
+    strip_ansi,
+)
+
+OK = Done("ok")
+
+
+async def stream(items: Iterable[Output]) -> AsyncIterator[Output]:
+    """As a kernel would send them."""
+    for item in items:
+        yield item
+
+
+async def folded(*items: Output) -> Execution:
+    """Fold them."""
+    return await fold(stream(items))
+
+
+def out(text: str) -> Stream:
+    """Text on stdout."""
+    return Stream("stdout", text)
+
+
+def shown(text: str, identity: str | None = None, *, update: bool = False) -> Display:
+    """A plain display."""
+    return Display({"text/plain": text}, {}, identity, update)
+
+
+# -- fold
+
+
+@pytest.mark.anyio
+async def test_adjacent_text_of_one_stream_is_joined() -> None:
+    err = Stream("stderr", "e")
+    execution = await folded(out("a"), out("b"), err, err, out("c"), shown("d"), out("e"), OK)
+    assert execution.outputs == (out("ab"), Stream("stderr", "ee"), out("c"), shown("d"), out("e"))
+    assert execution.text("stdout") == "abce"
+    assert execution.text("stderr") == "ee"
+    assert execution.done is OK
+
+
+@pytest.mark.anyio
+async def test_an_update_redraws_every_display_of_its_id_and_no_other() -> None:
+    items = [shown("1", "x"), shown("2", "y"), shown("3", "x"), shown("4"), shown("new", "x", update=True)]
+    execution = await folded(*items, shown("lost", "z", update=True), shown("lost", None, update=True), OK)
+    assert execution.outputs == (shown("new", "x"), shown("2", "y"), shown("new", "x"), shown("4"))
+
+
+@pytest.mark.anyio
+async def test_clearing_forgets_what_was_shown_and_what_could_be_redrawn() -> None:
+    execution = await folded(out("a"), shown("1", "x"), Clear(), out("b"), shown("2", "x", update=True), OK)
+    assert execution.outputs == (out("b"),)
+
+
+@pytest.mark.anyio
+async def test_the_last_result_and_the_last_error_count() -> None:
+    first, last = Error("A", "", ()), Error("B", "", ())
+    results = (Result({"text/plain": "1"}, {}), Result({"text/plain": "2"}, {}))
+    execution = await folded(*results, first, last, OK)
+    assert execution.result == "2"
+    assert execution.error == last
+    nothing = await folded(OK)
+    assert nothing.result is None and nothing.error is None
+
+
+@pytest.mark.anyio
+async def test_a_stream_without_an_end_has_died() -> None:
+    assert (await folded(out("a"))).done.status == "died"
+
+
+@pytest.mark.anyio
+async def test_many_small_pieces_fold_without_copying_each_time() -> None:
+    # Were each piece added to the text so far, this would move 800 GB.
+    pieces = [out("x" * 40)] * 200_000
+    assert len((await folded(*pieces, OK)).text("stdout")) == 8_000_000
+
+
+# -- Cap
+
+
+NAMES = st.sampled_from(["stdout", "stderr"])
+TEXTS = st.one_of(st.text(max_size=20), st.integers(0, 3000).map(lambda size: "abcdefghij" * (size // 10)))
+STREAMS = st.builds(Stream, NAMES, TEXTS)
+DISPLAYS = st.builds(shown, TEXTS)
+RESULTS = st.builds(lambda text: Result({"text/plain": text, "text/html": text}, {}), TEXTS)
+ERRORS = st.builds(lambda text, frames: Error("E", text, tuple(frames)), TEXTS, st.lists(TEXTS, max_size=4))
+ITEMS = st.lists(st.one_of(STREAMS, STREAMS, DISPLAYS, RESULTS, ERRORS, st.just(Clear())), max_size=40)
+LIMITS = st.integers(1024, 8000)
+NOTICE = re.compile(r"^\n… ([\d,]+) characters cut …\n$")
+
+
+def through(cap: Cap, items: Iterable[Output]) -> list[Output]:
+    """What comes out at the other end."""
+    passed = [allowed for item in items for allowed in cap.accept(item)]
+    return [*passed, *cap.finish()]
+
+
+def written(items: Iterable[Output]) -> str:
+    """All text, of both streams."""
+    return "".join(item.text for item in items if isinstance(item, Stream))
+
+
+def without_notices(items: Iterable[Output]) -> list[Output]:
+    """Only what the caller's code wrote."""
+    return [i for i in items if not (isinstance(i, Stream) and i.text.startswith("\n… "))]
+
+
+def joined(items: Sequence[Output]) -> list[Output]:
+    """Adjacent text of one stream as one item; empty text goes."""
+    done: list[Output] = []
+    for item in items:
+        last = done[-1] if done else None
+        if isinstance(item, Stream) and isinstance(last, Stream) and last.name == item.name:
+            done[-1] = Stream(item.name, last.text + item.text)
+        elif not isinstance(item, Stream) or item.text:
+            done.append(item)
+    return done
+
+
+SMALL = st.builds(shown, st.text(max_size=20))
+
+
+@given(st.lists(st.one_of(STREAMS, STREAMS, SMALL), max_size=40))
+def test_under_the_limit_everything_passes_unchanged_and_in_order(items: list[Output]) -> None:
+    cap = Cap(200 + sum(len(item.text) + 64 if isinstance(item, Stream) else 40 for item in items))
+    passed = through(cap, items)
+    assert joined(passed) == joined(items)
+    assert not cap.truncated
+
+
+@given(st.lists(STREAMS, max_size=40), LIMITS)
+def test_text_is_bounded_keeps_both_ends_and_counts_what_is_cut(items: list[Output], limit: int) -> None:
+    cap = Cap(limit)
+    passed = through(cap, items)
+    all_text, kept = written(items), written(without_notices(passed))
+    notices = [match for item in passed if isinstance(item, Stream) and (match := NOTICE.match(item.text))]
+    cut = sum(int(match[1].replace(",", "")) for match in notices)
+    assert len(kept) <= limit
+    assert len(notices) <= 1
+    assert cut == len(all_text) - len(kept)
+    assert cap.truncated == (cut > 0)
+    if cut:
+        at = next(index for index, item in enumerate(passed) if isinstance(item, Stream) and NOTICE.match(item.text))
+        assert all_text.startswith(written(passed[:at]))
+        assert all_text.endswith(written(passed[at + 1 :]))
+
+
+@given(ITEMS, LIMITS)
+def test_everything_together_is_bounded(items: list[Output], limit: int) -> None:
+    passed = through(Cap(limit), [*items, *items, *items])
+    assert sum(len(json.dumps(repr(item), ensure_ascii=False)) for item in passed) < 30 * limit
+    assert len(written(without_notices(passed))) <= limit
+
+
+@given(ITEMS, LIMITS)
+def test_a_cap_takes_nothing_for_granted_after_a_clear(items: list[Output], limit: int) -> None:
+    """What comes after the last clear is all that a folded execution shows."""
+    cap = Cap(limit)
+    passed = through(cap, [*items, Clear(), out("end")])
+    last = max((i for i, item in enumerate(passed) if isinstance(item, Clear)), default=-1)
+    assert passed[last + 1 :] == [out("end")]
+
+
+ENDLESS = {
+    "text": out("x" * 100),
+    "empty text": out(""),
+    "displays": shown("x" * 10),
+    "empty displays": Display({}, {}),
+    "long types": Display({"x" * 10_000: ""}, {}),
+    "metadata": Display({}, {"a": "x" * 10_000}),
+    "ids": Display({}, {}, "x" * 10_000),
+    "updates": shown("x", "id", update=True),
+    "results": Result({"text/plain": "x" * 5000}, {}),
+    "errors": Error("E" * 10_000, "x" * 10_000, ("y" * 10_000,) * 100),
+    "clears": Clear(),
+}
+
+
+@pytest.mark.parametrize("item", ENDLESS.values(), ids=ENDLESS)
+def test_nothing_comes_for_ever(item: Output) -> None:
+    cap = Cap(2000)
+    passed = through(cap, [out("first"), *[item] * 3000])
+    assert len(passed) < 200
+    assert sum(len(repr(allowed)) for allowed in passed) < 100_000
+
+
+def test_text_after_the_first_half_waits_and_the_order_stays() -> None:
+    cap = Cap(2000)
+    passed = [*cap.accept(out("a" * 1100)), *cap.accept(shown("picture")), *cap.accept(Error("E", "", ()))]
+    assert passed == [out("a" * 1000)]
+    assert list(cap.finish()) == [out("a" * 100), shown("picture"), Error("E", "", ())]
+
+
+def test_a_display_waits_only_for_text_that_may_still_come() -> None:
+    cap = Cap(2000)
+    passed = [a for item in (out("a" * 1100), shown("picture"), out("b" * 5000)) for a in cap.accept(item)]
+    assert passed == [out("a" * 1000), shown("picture")]
+    assert cap.truncated
+
+
+def test_many_small_writes_are_not_cut_before_the_limit() -> None:
+    cap = Cap(100_000)
+    items = [out(f"{number:05}\n") for number in range(8_000)]
+    assert written(through(cap, items)) == written(items)
+
+
+def test_a_long_error_keeps_its_end_and_says_what_is_hidden() -> None:
+    frames = tuple(f"frame {number}" for number in range(50))
+    (error,) = Cap(8000).accept(Error("E", "x" * 5000, frames, frames_hidden=3))
+    assert isinstance(error, Error)
+    assert error.traceback == frames[-20:]
+    assert error.frames_hidden == 33
+    assert len(error.evalue) < 2100 and "3,000 characters cut" in error.evalue
+
+
+def test_the_error_that_ends_a_run_comes_through_after_any_number_of_others() -> None:
+    cap = Cap(2000)
+    passed = through(cap, [*[Error("Often", "x" * 400, ())] * 100, Error("Last", "", ())])
+    assert passed[-1] == Error("Last", "", ())
+    assert len(passed) < 30 and cap.truncated
+
+
+def test_pictures_have_four_times_the_limit_and_then_are_counted() -> None:
+    cap, picture = Cap(1024), Display({"image/png": "x" * 900}, {})
+    passed = through(cap, [picture] * 10)
+    assert passed[:4] == [picture] * 4
+    assert passed[4:] == [
+        Display({"text/plain": "[image/png: 909 characters left out, over the cap]"}, {}),
+        Stream("stderr", "\n… 6 displays left out, over the cap …\n"),
+    ]
+
+
+def test_a_long_result_is_cut_in_its_middle() -> None:
+    cap = Cap(1024)
+    (result,) = cap.accept(Result({"text/plain": "a" * 1000 + "b" * 1000}, {}))
+    assert isinstance(result, Result)
+    text = result.data["text/plain"]
+    assert text == "a" * 512 + "\n… 976 characters cut …\n" + "b" * 512
+    assert cap.truncated
+
+
+# -- messages
+
+
+def test_messages_become_items() -> None:
+    bundle = {"data": {"text/plain": "1"}, "metadata": {"a": 1}}
+    assert from_message("stream", {"name": "stderr", "text": "x"}) == Stream("stderr", "x")
+    assert from_message("stream", {"name": "nonsense", "text": "x"}) == Stream("stdout", "x")
+    assert from_message("execute_result", bundle) == Result({"text/plain": "1"}, {"a": 1})
+    assert from_message("display_data", bundle) == Display({"text/plain": "1"}, {"a": 1})
+    marked = {**bundle, "transient": {"display_id": "x"}}
+    assert from_message("update_display_data", marked) == Display({"text/plain": "1"}, {"a": 1}, "x", update=True)
+    assert from_message("clear_output", {"wait": True}) == Clear()
+    assert from_message("status", {"execution_state": "busy"}) is None
+
+
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text()),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(), inner, max_size=3)),
+    max_leaves=10,
+)
+FIELDS = ["name", "text", "data", "metadata", "transient", "ename", "evalue", "traceback", "display_id"]
+KINDS = ["stream", "display_data", "update_display_data", "execute_result", "error", "clear_output", "status"]
+
+
+@given(st.sampled_from(KINDS), st.dictionaries(st.sampled_from(FIELDS), JSON))
+def test_any_content_becomes_valid_items(kind: str, content: dict[str, Any]) -> None:
+    item = from_message(kind, content)
+    for name in getattr(item, "__slots__", ()):
+        json.dumps(getattr(item, name), allow_nan=False, ensure_ascii=False).encode()
+
+
+def test_a_message_too_large_to_be_read_is_replaced_by_its_like() -> None:
+    assert left_out("stream", 12_345) == out("[stream: a message of 12,345 bytes left out]\n")
+    assert left_out("execute_result", 1) == Result(
+        {"text/plain": "[execute_result: a message of 1 bytes left out]"}, {}
+    )
+    assert isinstance(left_out("update_display_data", 1), Display)
+    assert isinstance(left_out("error", 1), Error)
+    assert left_out("execute_input", 1) is None
+
+
+# -- errors
+
+RED = "\x1b[0;31m"
+
+
+def error_of(*entries: str) -> Error:
+    """The item for a traceback."""
+    item = from_message("error", {"ename": "E", "evalue": f"{RED}what", "traceback": list(entries)})
+    assert isinstance(item, Error)
+    return item
+
+
+def test_library_frames_are_hidden_and_counted_and_colours_go() -> None:
+    error = error_of(
+        "-" * 75,
+        f"{RED}E\x1b[0m        Traceback (most recent call last)",
+        f"{RED}Cell In[1], line 2{RED}\n----> 2 f()",
+        "File ~/venv/lib/python3.11/site-packages/pandas/core/frame.py:4113, in DataFrame.get(self)\n   4113 ...",
+        "File pandas/_libs/index.pyx:167, in pandas._libs.index.get()",
+        "File <string>:1",
+        f"{RED}E{RED}: what",
+    )
+    assert error == Error(
+        "E",
+        "what",
+        ("E        Traceback (most recent call last)", "Cell In[1], line 2\n----> 2 f()", "E: what"),
+        3,
+    )
+
+
+@pytest.mark.parametrize("folder", ["~/.aigbb/snapshots/12", "/home/a b/aigbb/snapshots/3", ""])
+def test_registered_functions_frames_stay_without_the_services_paths(folder: str) -> None:
+    path = f"{folder}/aigbb_functions/add.py"
+    error = error_of(f"File {path}:3, in add(a, b)\n      2     x = 1\n----> 3     return 1 / 0")
+    assert error.traceback[0].startswith("File aigbb_functions/add.py:3, in add(a, b)\n")
+    assert error.frames_hidden == 0
+
+
+def test_a_syntax_error_keeps_its_place() -> None:
+    entry = "  Cell In[1], line 1\n    def f(:\n          ^\nSyntaxError: invalid syntax\n"
+    assert error_of(entry) == Error("E", "what", (entry,), 0)
+
+
+def test_an_error_without_a_name_has_one() -> None:
+    assert from_message("error", {"ename": None, "evalue": None, "traceback": "no list"}) == Error("Error", "", ())
+
+
+@pytest.mark.parametrize("text", ["\x1b[1;31mred\x1b[0m", "\x1b]8;;http://x\x07red\x1b]8;;\x1b\\", "\x1b[?25lred\x1bM"])
+def test_terminal_commands_go(text: str) -> None:
+    assert strip_ansi(text) == "red"
+
+
+# -- valid text and JSON
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("plain", "plain"),
+        ("ünï\0", "ünï\0"),
+        ("a\ud800b\udfff", "a\ufffdb\ufffd"),
+        ("\U0001f40d", "\U0001f40d"),
+        (None, ""),
+        (3, "3"),
+    ],
+)
+def test_text_becomes_valid(value: object, expected: str) -> None:
+    assert clean(value) == expected
+
+
+@given(st.text(st.characters(codec=None)))
+def test_valid_text_stays_and_any_text_can_be_encoded(text: str) -> None:
+    assert len(clean(text)) == len(text)
+    clean(text).encode()
+    if not re.search("[\ud800-\udfff]", text):
+        assert clean(text) == text
+
+
+@given(JSON)
+def test_json_becomes_valid(value: Any) -> None:
+    json.dumps(clean_json(value), allow_nan=False, ensure_ascii=False).encode()
+
+
+def test_json_that_is_valid_stays_and_the_rest_becomes_null() -> None:
+    assert clean_json({"a": [1, 1.5, True, None, "x"]}) == {"a": [1, 1.5, True, None, "x"]}
+    assert clean_json([float("nan"), float("inf"), {"\ud800": "\ud800"}]) == [None, None, {"\ufffd": "\ufffd"}]
+
+
+def test_json_nested_too_deep_for_others_is_cut() -> None:
+    deep: Any = "core"
+    for _ in range(MAX_DEPTH):
+        deep = [deep]
+    assert clean_json(deep) == deep
+    assert "core" not in json.dumps(clean_json([deep]))
