@@ -39,11 +39,11 @@ class Display:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The value of the last expression, in the same forms as Display."""
+    """The value of the last expression, in the same forms as Display; equal by what it shows."""
 
     data: Bundle
     metadata: Bundle
-    execution_count: int | None = None
+    execution_count: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Done:
     detail: str | None = None
     truncated: bool = False
     kernel_lost: bool = False
-    seconds: float = 0.0
+    seconds: float = field(default=0.0, compare=False)
 
 
 Output = Stream | Display | Result | Error | Clear | Done

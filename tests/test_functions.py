@@ -83,7 +83,7 @@ async def test_async_and_keyword_only_and_decorated_functions_are_fine(tmp_path:
     run = f"__import__('pathlib').Path({str(touched)!r}).touch()"
     source = f"{run}\n@(lambda g: {run} or g)\nasync def f(a, *, b: str = ({run}, 'x')[1]) -> {run}:\n    '''Doc.'''\n"
     parsed = await parse(Draft(source))
-    assert parsed.function.signature.startswith("async f(a, *, b: str=")
+    assert parsed.function.signature.startswith("async f(a, *, b: str = ")
     assert parsed.computed == {"b"}
     assert not touched.exists()
 
