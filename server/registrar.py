@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-import json
-import platform
 import shutil
 import sys
 import time
@@ -17,39 +15,27 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import structlog
 
-from kernels import sandbox
 from kernels.environments import Environments, Generation
 from kernels.errors import AigbbError, InsufficientStorage, KernelStartFailed
 from kernels.home import Home, on_disk
 from kernels.kernel import Kernel, Launch
 from kernels.kernelspecs import Shelf
-from kernels.packages import DEFAULT_REQUIREMENTS, Lock, Uv, parse_requirements
+from kernels.packages import Uv
 from kernels.pool import Pool
-from kernels.probing import Probe
 from kernels.progress import Report, Step
-from server.errors import FunctionNotFound, NameClash, WouldBreak
+from server.errors import FunctionNotFound, NameClash
 from server.functions import Draft, Function, Parsed, Warn, parse
+from server.planning import Plan, Planner
 from server.publishing import Publisher
 from server.registry import Commit, GenerationRow, Registry, State, Version
 from server.settings import Settings
-from server.snapshots import PACKAGE, Projection, write_if_other, write_snapshot
+from server.snapshots import Projection, write_if_other, write_snapshot
+from server.verifying import Trial, Verifier
 
 log = structlog.get_logger(__name__)
-
-DEFAULT_PACKAGES = "(default packages)"
-OWN_PACKAGES = "(extra-requirements.txt)"
-# Imported once in a new environment, so that bytecode and font caches are there before the first caller.
-WARM = {
-    "ipykernel": "ipykernel.kernelapp",
-    "pydantic": "pydantic",
-    "numpy": "numpy",
-    "pandas": "pandas",
-    "matplotlib": "matplotlib.pyplot",
-}
 
 
 @dataclass(frozen=True)
@@ -73,15 +59,6 @@ class Change:
     def functions(self) -> list[Function]:
         """Those that are new or changed."""
         return [p.function for p in self.parsed]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a change needs of the environment, and where its lock came from: kept, cache or index."""
-
-    row: GenerationRow
-    resolution: str
-    is_new: bool
 
 
 @dataclass(frozen=True)
@@ -135,6 +112,8 @@ class Registrar:
         self._launch = launch
         self._environments = Environments(home, uv)
         self._projection = Projection(settings.functions_dir)
+        self._planner = Planner(self._environments, registry, self._projection)
+        self._verifier = Verifier(settings, home)
         self._publisher = Publisher(
             home,
             registry,
@@ -245,7 +224,7 @@ class Registrar:
         projected = await asyncio.to_thread(self._registry.projected)
         parsed, notes = await self._parse_files(self._projection.edited(functions, projected), state)
         try:
-            if parsed or self._serving is None or not self._fits(state):
+            if parsed or self._serving is None or not self._planner.fits(state):
                 await self._apply(Change("start", parsed), state, report, _Clock())
         except AigbbError as error:
             if self._serving is None and not parsed:
@@ -282,23 +261,24 @@ class Registrar:
     async def _apply(self, change: Change, state: State, report: Report, clock: _Clock) -> tuple[Plan, list[Warn]]:
         after = state.with_changes(change.functions, change.removed, change.env)
         with clock.stage("resolve"):
-            plan = await self._plan(after, report)
+            row = self._serving.state.generation if self._serving else None
+            plan = await self._planner.plan(after, row, report)
         number = await asyncio.to_thread(self._next_snapshot, state)
-        trial: asyncio.Task[Kernel] | None = None
+        start: asyncio.Task[Kernel] | None = None
         try:
             with clock.stage("build"):
                 generation = await self._environment(plan, report)
                 await on_disk(self._write_snapshot, after, number)
             with clock.stage("verify"):
-                trial = self._begin_trial(generation, number) if plan.is_new else None
+                start = self._begin_start(generation, number) if plan.is_new else None
                 described = await self._verify(generation, after, number, change, plan, report)
-                kernel = await trial if trial else None
+                kernel = await start if start else None
             with clock.stage("switch"):
                 report(Step("switch", "Committing"))
                 commit = Commit(change.reason, number, plan.row, described, change.removed, change.env)
                 committed = await on_disk(self._registry.commit, commit)
         except BaseException:
-            await self._end_trial(trial)
+            await self._end_start(start)
             await on_disk(self._undo, plan, number)
             raise
         self._serving = Serving(committed, generation)
@@ -308,49 +288,24 @@ class Registrar:
             self._pool.adopt(kernel)
         return plan, warnings
 
-    def _begin_trial(self, generation: Generation, number: int) -> asyncio.Task[Kernel]:
+    def _begin_start(self, generation: Generation, number: int) -> asyncio.Task[Kernel]:
         """Beside the imports, and not after them: both take most of a second."""
         return asyncio.create_task(self._try_out(generation, self._home.snapshots / str(number)))
 
-    async def _end_trial(self, trial: asyncio.Task[Kernel] | None) -> None:
-        if trial is not None:
-            trial.cancel()
-            await asyncio.wait([trial])
-            if not trial.cancelled() and trial.exception() is None:
-                await trial.result().stop()
+    async def _end_start(self, start: asyncio.Task[Kernel] | None) -> None:
+        if start is not None:
+            start.cancel()
+            await asyncio.wait([start])
+            if not start.cancelled() and start.exception() is None:
+                await start.result().stop()
 
-    async def _plan(self, after: State, report: Report) -> Plan:
-        """Keep the generation if all that is asked for was asked for when it was made; else resolve."""
-        owners = await asyncio.to_thread(self._owners, after)
-        row = self._serving.state.generation if self._serving else None
-        if row is not None and _covers(row.inputs, owners):
-            return Plan(row, "kept", is_new=False)
-        resolved = await self._environments.uv.resolve(owners, row.lock if row else None, report)
-        inputs = json.dumps([platform.python_version(), *sorted(owners)])
-        if row is not None and row.lock.digest == resolved.lock.digest:
-            return Plan(replace(row, inputs=inputs), resolved.source, is_new=False)
-        number = await asyncio.to_thread(self._next_generation)
-        return Plan(GenerationRow(number, resolved.lock, inputs, ""), resolved.source, is_new=True)
-
-    def _next_generation(self) -> int:
-        committed = (row.number for row in self._registry.generations())
-        return max([0, *self._environments.numbers(), *committed]) + 1
-
-    def _owners(self, state: State) -> dict[str, list[str]]:
-        """Every requirement with those who ask for it."""
-        owners: dict[str, list[str]] = {}
-        defaults = parse_requirements(DEFAULT_REQUIREMENTS.read_text(encoding="utf-8").splitlines())
-        for requirement in defaults:
-            owners.setdefault(requirement, []).append(DEFAULT_PACKAGES)
-        for requirement in self._projection.own_requirements():
-            owners.setdefault(requirement, []).append(OWN_PACKAGES)
-        for version in state.active.values():
-            for requirement in version.function.packages:
-                owners.setdefault(requirement, []).append(version.function.name)
-        return owners
-
-    def _fits(self, state: State) -> bool:
-        return state.generation is not None and _covers(state.generation.inputs, self._owners(state))
+    async def _verify(
+        self, generation: Generation, after: State, number: int, change: Change, plan: Plan, report: Report
+    ) -> list[Function]:
+        previous = self._serving.generation.lock if self._serving else None
+        snapshot = self._home.snapshots / str(number)
+        trial = Trial(generation, snapshot, after, change.parsed, change.removed, plan.is_new, previous)
+        return await self._verifier.verify(trial, report)
 
     async def _environment(self, plan: Plan, report: Report) -> Generation:
         if not plan.is_new:
@@ -362,34 +317,6 @@ class Registrar:
         """What a kernel of it needs to start: the kernelspec that our own pool uses, and its functions."""
         Shelf(generation.kernelspecs, self._home.path).put(generation)
         write_if_other(generation.pointer, str(snapshot))
-
-    async def _verify(
-        self, generation: Generation, after: State, number: int, change: Change, plan: Plan, report: Report
-    ) -> list[Function]:
-        """Import in the environment that would serve; returns the changed functions with their schemas."""
-        changed = [f.name for f in change.functions]
-        others = [n for n in after.active if n not in changed] if plan.is_new else _users(after, change.removed)
-        names = [*changed, *others]
-        report(Step("verify", f"Importing {len(names)} functions in {generation.kernel_name}"))
-        warm = self._warm(plan.row.lock) if plan.is_new else []
-        if not names and not warm:
-            return []
-        snapshot = self._home.snapshots / str(number)
-        probe = self._probe(generation, after)
-        findings = await probe.ask(generation, snapshot, names, describe=changed, warm=warm)
-        _raise_failures(findings.failures, changed)
-        return [_with_schema(p, findings.schemas[p.function.name]) for p in change.parsed]
-
-    def _probe(self, generation: Generation, after: State) -> Probe:
-        passed = self._settings.kernel_environment()
-        env = sandbox.kernel_environment(generation.python, self._home.work, self._home.cache, passed)
-        secrets = after.variables_in_use().values()
-        return Probe(env, self._home.work, self._settings.import_timeout, tuple(secrets))
-
-    def _warm(self, lock: Lock) -> list[str]:
-        """The default packages that this environment has in another version than the one before it."""
-        old = self._serving.generation.lock.pins if self._serving else {}
-        return [module for name, module in WARM.items() if lock.pins.get(name) != old.get(name)]
 
     def _next_snapshot(self, state: State) -> int:
         taken = [int(p.name) for p in self._home.snapshots.iterdir() if p.name.isdecimal()]
@@ -447,40 +374,7 @@ def find(state: State, name: str) -> Version:
     return version
 
 
-def _users(state: State, removed: Collection[str]) -> list[str]:
-    """The functions whose source may import one that goes."""
-    functions = [version.function for version in state.active.values()] if removed else []
-    return [f.name for f in functions if PACKAGE in f.source and any(name in f.source for name in removed)]
-
-
-def _covers(inputs: str, owners: Collection[str]) -> bool:
-    python, *requirements = json.loads(inputs)
-    return python == platform.python_version() and set(owners) <= set(requirements)
-
-
 def _check_case(name: str, state: State) -> None:
     twin = next((n for n in state.active if n != name and n.casefold() == name.casefold()), None)
     if twin is not None:
         raise NameClash(f"{name!r} differs from the function {twin!r} only in case.", existing=twin)
-
-
-def _with_schema(parsed: Parsed, schema: Mapping[str, object]) -> Function:
-    """A function with its parameters' schema, without the defaults that are computed at each call."""
-    copy: dict[str, Any] = json.loads(json.dumps(schema))
-    properties = copy.get("properties", {})
-    for name in parsed.computed & properties.keys():
-        properties[name].pop("default", None)
-    return replace(parsed.function, parameters=copy)
-
-
-def _raise_failures(failures: Mapping[str, AigbbError], changed: Collection[str]) -> None:
-    """The author's own failure first; those of other functions mean that the packages would break them."""
-    for name in changed:
-        if name in failures:
-            raise failures[name]
-    if "" in failures:
-        raise failures[""]
-    if failures:
-        broken = [{"function": name, "error": error.detail} for name, error in failures.items()]
-        listed = ", ".join(sorted(failures))
-        raise WouldBreak(f"With these packages, {listed} would not import any more.", functions=broken)

@@ -17,7 +17,9 @@ from typing import Any
 
 import sqlalchemy as sql
 from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.exc import OperationalError
 
+from kernels.errors import InsufficientStorage
 from kernels.packages import Lock
 from server.functions import Function
 
@@ -171,7 +173,16 @@ class Registry:
             return connection.execute(query).scalar()
 
     def commit(self, change: Commit) -> State:
-        """Make a change, in one transaction. Returns the state after it."""
+        """Make a change, in one transaction. Returns the state after it. Raises InsufficientStorage."""
+        try:
+            self._write(change)
+        except OperationalError as error:
+            if "full" not in str(error.orig):
+                raise
+            raise InsufficientStorage(f"The registry could not be written: {error.orig}.") from error
+        return self.state()
+
+    def _write(self, change: Commit) -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         with self._writing.begin() as connection:
             for function in change.functions:
@@ -193,7 +204,6 @@ class Registry:
                     number=change.snapshot, generation=generation.number, reason=change.reason, created=now
                 )
             )
-        return self.state()
 
     def projected(self) -> dict[str, str]:
         """The digests of the files last written into the functions' folder, by name."""

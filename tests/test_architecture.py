@@ -22,7 +22,7 @@ ORDER = [
     ["server.errors", "server.reading"],
     ["server.settings", "server.functions"],
     ["server.registry", "server.snapshots"],
-    ["server.publishing"],
+    ["server.publishing", "server.planning", "server.verifying"],
     ["server.registrar"],
     ["server.service", "server.client"],
     ["server.wire", "server.doctor"],
@@ -84,7 +84,7 @@ def test_jupyter_and_zmq_have_one_home() -> None:
 @pytest.mark.parametrize("path", [*MODULES, *INSIDE], ids=module_name)
 def test_files_and_functions_stay_small(path: Path) -> None:
     text = path.read_text()
-    assert text.count("\n") <= 500
+    assert text.count("\n") <= 450
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             assert (node.end_lineno or 0) - node.lineno < 50, node.name

@@ -87,6 +87,7 @@ def folder(template: Path, tmp_path: Path) -> Path:
     """A copy of it; the environments' files are linked, as they never change."""
     copy = tmp_path / "service"
     shutil.copytree(template, copy, copy_function=os.link, symlinks=True)
+    (copy / "home" / "service.lock").unlink()  # a link is the same lock
     for name in ("registry.sqlite3", "snapshot"):
         for path in (copy / "home").rglob(name):
             data = path.read_bytes()

@@ -12,6 +12,7 @@ import sqlalchemy
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kernels.errors import InsufficientStorage
 from kernels.packages import Lock
 from server.functions import Function
 from server.registry import Commit, GenerationRow, Registry, State, Version
@@ -277,3 +278,14 @@ def test_a_database_that_is_none_is_an_error(path: Path) -> None:
     path.write_text("not a database, but long enough to be looked at" * 10)
     with pytest.raises(sqlalchemy.exc.DatabaseError), Registry.open(path):
         pass
+
+
+def test_a_full_disk_is_called_that_and_changes_nothing(registry: Registry) -> None:
+    registry.commit(Commit("r", 1, FIRST, [function()]))
+    before = registry.state()
+    with registry._engine.begin() as connection:  # the pool hands the same connection to the commit
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+    with pytest.raises(InsufficientStorage):
+        registry.commit(Commit("r", 2, SECOND, [function(source="x" * 100_000)]))
+    assert registry.state() == before

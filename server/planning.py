@@ -1,0 +1,76 @@
+"""What a change asks of the environment: the one that serves will do, or which new one is needed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import platform
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+from kernels.environments import Environments
+from kernels.packages import DEFAULT_REQUIREMENTS, parse_requirements
+from kernels.progress import Report
+from server.registry import GenerationRow, Registry, State
+from server.snapshots import Projection
+
+DEFAULT_PACKAGES = "(default packages)"
+OWN_PACKAGES = "(extra-requirements.txt)"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a change needs of the environment, and where its lock came from: kept, cache or index."""
+
+    row: GenerationRow
+    resolution: str
+    is_new: bool
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Resolves the packages of all functions together, and numbers new generations."""
+
+    environments: Environments
+    registry: Registry
+    projection: Projection
+
+    async def plan(self, after: State, row: GenerationRow | None, report: Report) -> Plan:
+        """Keep the generation `row` if all that is asked for was asked for when it was made; else resolve.
+
+        Raises InvalidRequirement for what people wrote into extra-requirements.txt, and ResolveError's children.
+        """
+        owners = await asyncio.to_thread(self._owners, after)
+        if row is not None and _covers(row.inputs, owners):
+            return Plan(row, "kept", is_new=False)
+        resolved = await self.environments.uv.resolve(owners, row.lock if row else None, report)
+        inputs = json.dumps([platform.python_version(), *sorted(owners)])
+        if row is not None and row.lock.digest == resolved.lock.digest:
+            return Plan(replace(row, inputs=inputs), resolved.source, is_new=False)
+        number = await asyncio.to_thread(self._next_number)
+        return Plan(GenerationRow(number, resolved.lock, inputs, ""), resolved.source, is_new=True)
+
+    def fits(self, state: State) -> bool:
+        """Whether the state's generation was made for all that is asked for now. Raises InvalidRequirement."""
+        return state.generation is not None and _covers(state.generation.inputs, self._owners(state))
+
+    def _owners(self, state: State) -> dict[str, list[str]]:
+        """Every requirement with those who ask for it."""
+        owners: dict[str, list[str]] = {}
+        for requirement in parse_requirements(DEFAULT_REQUIREMENTS.read_text(encoding="utf-8").splitlines()):
+            owners.setdefault(requirement, []).append(DEFAULT_PACKAGES)
+        for requirement in self.projection.own_requirements():
+            owners.setdefault(requirement, []).append(OWN_PACKAGES)
+        for version in state.active.values():
+            for requirement in version.function.packages:
+                owners.setdefault(requirement, []).append(version.function.name)
+        return owners
+
+    def _next_number(self) -> int:
+        committed = (row.number for row in self.registry.generations())
+        return max([0, *self.environments.numbers(), *committed]) + 1
+
+
+def _covers(inputs: str, owners: Collection[str]) -> bool:
+    python, *requirements = json.loads(inputs)
+    return python == platform.python_version() and set(owners) <= set(requirements)
