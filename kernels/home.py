@@ -27,7 +27,7 @@ class Home:
     def create(cls, path: Path, cache: Path | None = None) -> Home:
         """Make the folders that are missing. Raises OSError where the disk says no."""
         home = cls(path.absolute(), (cache or path / "cache").absolute())
-        for folder in (home.path, home.generations, home.snapshots, home.work, home.logs, home.cache):
+        for folder in (home.path, home.generations, home.snapshots, home.work, home.cache):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         home.path.chmod(0o700)
         return home
@@ -46,11 +46,6 @@ class Home:
     def work(self) -> Path:
         """One working folder a kernel, gone with it."""
         return self.path / "work"
-
-    @property
-    def logs(self) -> Path:
-        """What kernels write before they can speak Jupyter."""
-        return self.path / "logs"
 
     @property
     def database(self) -> Path:

@@ -98,11 +98,16 @@ class Admission:
         """How many are inside, and how many wait."""
         return self._inside, len(self._queue)
 
+    @property
+    def full(self) -> bool:
+        """Whether the next one would be refused."""
+        return self._inside >= self._running and len(self._queue) >= self._waiting
+
     async def _enter(self) -> None:
         if self._inside < self._running:
             self._inside += 1
             return
-        if len(self._queue) >= self._waiting:
+        if self.full:
             raise PoolExhausted(f"{self._running} executions run and {self._waiting} wait already.", retry_after=1)
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append(place)

@@ -79,7 +79,9 @@ def _service(client: Client) -> Iterator[Finding]:
     except (Unreachable, ServiceProblem) as error:
         yield Finding("service", False, error.detail, error.hint)
         return
-    yield Finding("service", health["status"] == "ok", f"{health['status']} at {client.url}", "Look at its log.")
+    yield Finding(
+        "service", health["status"] == "ok", f"{health['status']} at {client.url}", "Wait, or raise AIGBB_MAX_WAITING."
+    )
     try:
         kernels = client.request("GET", "/kernels")
     except ServiceProblem as error:

@@ -105,7 +105,6 @@ class Registrar:
         launch: Callable[[Generation], Launch],
     ) -> None:
         uv = Uv(Path(sys.executable), home.cache / "uv", settings.uv_environment(), settings.build_timeout)
-        self._settings = settings
         self._home = home
         self._registry = registry
         self._pool = pool

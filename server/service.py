@@ -42,7 +42,7 @@ class GenerationInfo:
 
 @dataclass(frozen=True)
 class Health:
-    """status is ok, or starting while no clean kernel is ready."""
+    """status is ok, or full while another execution would be refused."""
 
     status: str
     kernel: str
@@ -129,7 +129,7 @@ class Service:
         """Whether it serves, and how busy it is. No secret, no name of a function."""
         serving, (running, waiting) = self._registrar.serving, self.pool.admission.load
         return Health(
-            status="ok" if self.pool.spares or not self.settings.pool_size else "starting",
+            status="full" if self.pool.admission.full else "ok",
             kernel=serving.generation.kernel_name,
             generation=serving.generation.number,
             snapshot=serving.state.snapshot,

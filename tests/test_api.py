@@ -142,7 +142,7 @@ def test_secrets_reach_the_kernel_and_nothing_else(client: httpx2.Client, server
 
 def files_of(server: Server) -> list[Any]:
     """Every file that the service keeps, but for the environments' own."""
-    folders = [server.home / "snapshots", server.home / "logs", server.functions, server.functions.parent / "jupyter"]
+    folders = [server.home / "snapshots", server.functions, server.functions.parent / "jupyter"]
     found = [p for folder in folders for p in folder.rglob("*") if p.is_file()]
     return [*found, *(p for p in server.home.glob("*") if p.is_file())]
 
@@ -419,6 +419,7 @@ def test_a_full_service_says_when_to_come_back(hasty: Server) -> None:
             refused = other.post("/execute", json={"code": "1"})
             problem(refused, 503, "pool_exhausted")
             assert int(refused.headers["retry-after"]) > 0
+            assert other.get("/healthz").json()["status"] == "full"
         wait_until(lambda: other.get("/healthz").json()["running"] == 0)
         assert execute(other, "1")["status"] == "ok"
 
