@@ -151,7 +151,7 @@ async def execute_events(body: wire.ExecuteBody, request: Request, service: Here
     try:
         async with aclosing(_run(service, body)) as items:
             async for kernel, item in items:
-                yield wire.execution_event(item, kernel, body.session, _since(start))
+                yield wire.execution_event(item, kernel, body.session, _since(start), service.names())
     except AigbbError as error:
         yield ServerSentEvent(event="problem", data=wire.problem_body(error, request))
 
@@ -176,7 +176,7 @@ async def _fold(service: Service, body: wire.ExecuteBody) -> wire.ExecuteAnswer:
                 yield item
 
     execution = await fold(items())
-    return wire.execute_answer(execution, used[0], body.session, _since(start))
+    return wire.execute_answer(execution, used[0], body.session, _since(start), service.names())
 
 
 def _run(service: Service, body: wire.ExecuteBody) -> AsyncGenerator[tuple[Kernel, Output]]:

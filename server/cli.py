@@ -217,6 +217,8 @@ def _show(name: str, item: dict[str, Any]) -> None:
         sys.stdout.write(item["data"].get("text/plain", f"[{', '.join(item['data'])}]") + "\n")
     elif name == "error":
         err.print("\n".join(item["traceback"]), markup=False, highlight=False)
+        if item["hint"]:
+            err.print(f"[dim]{escape(item['hint'])}[/]", highlight=False)
 
 
 # -- kernels, sessions, doctor

@@ -101,6 +101,10 @@ class Service:
         """The active versions, by name."""
         return list(self._registrar.serving.state.active.values())
 
+    def names(self) -> list[str]:
+        """The names of the active functions."""
+        return list(self._registrar.serving.state.active)
+
     def function(self, name: str) -> Version:
         """One active version. Raises FunctionNotFound."""
         return find(self._registrar.serving.state, name)

@@ -64,7 +64,8 @@ class Verifier:
         warm = _warm(trial)
         if not names and not warm:
             return []
-        report(Step("verify", f"Importing {len(names)} functions in {trial.generation.kernel_name}"))
+        what = "1 function" if len(names) == 1 else f"{len(names)} functions"
+        report(Step("verify", f"Importing {what} in {trial.generation.kernel_name}"))
         findings = await self._probe(trial).ask(trial.generation, trial.snapshot, names, describe=changed, warm=warm)
         _raise_failures(findings.failures, changed)
         return [_with_schema(p, findings.schemas[p.function.name]) for p in trial.parsed]

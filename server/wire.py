@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -17,6 +17,7 @@ from kernels.outputs import Clear, Display, Done, Error, Execution, Output, Resu
 from kernels.progress import Step
 from server.errors import AigbbError
 from server.functions import Draft
+from server.hints import hint_for
 from server.registrar import Registered
 from server.registry import Version
 
@@ -225,6 +226,7 @@ class ExecuteAnswer(_Answer):
     ]
     stderr: str
     error_detail: ErrorDetail | None
+    hint: Annotated[str | None, Field(description="What to do about the error, where there is something to say")]
     session: str | None
     kernel: str
     execution_count: int | None
@@ -336,8 +338,10 @@ def as_notebook(item: Stream | Display | Result | Error) -> dict[str, Any]:
             }
 
 
-def execute_answer(execution: Execution, kernel: Kernel, session: str | None, total_ms: float) -> ExecuteAnswer:
-    """A folded execution."""
+def execute_answer(
+    execution: Execution, kernel: Kernel, session: str | None, total_ms: float, functions: Collection[str]
+) -> ExecuteAnswer:
+    """A folded execution. functions are the names that the code could use, for hints."""
     done, error = execution.done, execution.error
     return ExecuteAnswer(
         output=execution.text("stdout"),
@@ -347,6 +351,7 @@ def execute_answer(execution: Execution, kernel: Kernel, session: str | None, to
         outputs=[as_notebook(item) for item in execution.outputs],
         stderr=execution.text("stderr"),
         error_detail=ErrorDetail.model_validate(error) if error else None,
+        hint=hint_for(error, functions),
         session=session,
         kernel=kernel.name,
         execution_count=done.execution_count,
@@ -367,7 +372,9 @@ def _error_line(done: Done, error: Error | None) -> str | None:
     return f"{error.ename}: {error.evalue}" if error else None
 
 
-def execution_event(item: Output, kernel: Kernel, session: str | None, total_ms: float) -> ServerSentEvent:
+def execution_event(
+    item: Output, kernel: Kernel, session: str | None, total_ms: float, functions: Collection[str]
+) -> ServerSentEvent:
     """One item as an event: stdout, stderr, display, update, result, error, clear, and done at the end."""
     match item:
         case Stream():
@@ -378,7 +385,7 @@ def execution_event(item: Output, kernel: Kernel, session: str | None, total_ms:
         case Result():
             return ServerSentEvent(event="result", data=as_notebook(item))
         case Error():
-            return ServerSentEvent(event="error", data=as_notebook(item))
+            return ServerSentEvent(event="error", data=as_notebook(item) | {"hint": hint_for(item, functions)})
         case Clear():
             return ServerSentEvent(event="clear", data={})
         case Done():

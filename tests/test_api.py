@@ -297,6 +297,15 @@ def test_an_exception_is_an_answer_with_the_callers_frames_only(client: httpx2.C
     assert "\x1b" not in text
 
 
+def test_a_misspelt_function_and_a_missing_module_come_with_a_hint(client: httpx2.Client) -> None:
+    body = execute(client, "word_cuont('a')")
+    assert body["hint"] == "Did you mean the function 'word_count'?"
+    assert '"packages": ["PyYAML"]' in execute(client, "import yaml")["hint"]
+    assert execute(client, "1/0")["hint"] is None
+    events = dict(stream(client, "/execute", {"code": "word_cuont('a')"}))
+    assert events["error"]["hint"] == body["hint"]
+
+
 def test_a_figure_is_a_png_and_a_data_frame_has_html(client: httpx2.Client) -> None:
     figure = execute(client, "plot_series({'a': [1, 2, 3]}, title='A')")
     png = next(o["data"]["image/png"] for o in figure["outputs"] if "image/png" in o.get("data", {}))

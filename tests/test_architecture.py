@@ -25,6 +25,7 @@ ORDER = [
     ["server.publishing", "server.planning", "server.verifying"],
     ["server.registrar"],
     ["server.service", "server.client"],
+    ["server.hints"],
     ["server.wire", "server.doctor"],
     ["server.auth"],
     ["server.api"],

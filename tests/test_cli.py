@@ -53,6 +53,11 @@ def test_execute_reads_stdin_and_fails_with_the_code(aigbb: Run) -> None:
     assert "ZeroDivisionError" in done.stderr
 
 
+def test_execute_shows_the_hint(aigbb: Run) -> None:
+    done = aigbb("execute", "word_cuont('a')")
+    assert "Did you mean the function 'word_count'?" in done.stderr
+
+
 def test_execute_says_why_code_was_stopped(aigbb: Run) -> None:
     done = aigbb("execute", "import time; time.sleep(60)", "--timeout", "1")
     assert done.returncode == 1
