@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,18 +51,22 @@ class Generation:
         return self.folder / "kernelspecs"
 
     def in_use(self) -> bool:
-        """Whether a kernel of it runs, ours or a notebook's: each holds a shared lock on the folder."""
+        """Whether a kernel of it runs, ours or a notebook's."""
+        with self.claimed() as idle:
+            return not idle
+
+    @contextmanager
+    def claimed(self) -> Iterator[bool]:
+        """Whether no kernel of it runs. Each holds a shared lock on the folder, so none can begin meanwhile."""
         try:
             descriptor = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            return False
+            yield True
+            return
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+            yield _lock(descriptor)
         finally:
             os.close(descriptor)
-        return False
 
 
 @dataclass(frozen=True)
@@ -123,16 +128,27 @@ class Environments:
 
     def prune(self, keep: Collection[int], newest: int) -> list[int]:
         """Delete generations older than `newest` that are neither kept nor in use. Returns their numbers."""
-        old = [n for n in sorted(self.numbers()) if n < newest and n not in keep and not self.at(n).in_use()]
-        for number in old:
-            self._delete(number)
-        return old
+        removed = []
+        for number in sorted(n for n in self.numbers() if n < newest and n not in keep):
+            with self.at(number).claimed() as idle:
+                if idle:
+                    self._delete(number)
+                    removed.append(number)
+        return removed
 
     def _delete(self, number: int) -> None:
         """Renamed first: a folder with a number is whole, even when we are killed in between."""
         doomed = self.home.generations / f".removing-{number}"
         self.at(number).folder.rename(doomed)
         _remove(doomed)
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _begin(folder: Path, lock: Lock) -> None:

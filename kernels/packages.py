@@ -259,7 +259,7 @@ _NO_INDEX = re.compile(
     "|could not be queried|Unsupported `Content-Type`"
 )
 
-_UV_LINES: tuple[tuple[str, Step | None], ...] = (
+_UV_LINES = (
     (r"Downloading (\S+ \(.*\))", Step("download", "Downloading")),
     (r"Prepared (\d+ packages?) in", Step("download", "Downloaded")),
     (r"Installed (\d+ packages?) in", Step("install", "Installed")),
@@ -268,7 +268,7 @@ _UV_LINES: tuple[tuple[str, Step | None], ...] = (
 
 def _hear(line: str, report: Report) -> None:
     for pattern, step in _UV_LINES:
-        if step is not None and (match := re.match(pattern, line)):
+        if match := re.match(pattern, line):
             report(Step(step.phase, f"{step.message} {match[1]}"))
 
 

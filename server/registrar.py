@@ -155,17 +155,14 @@ class Registrar:
         with clock.stage("parse"):
             parsed = await parse(draft)
         async with self._turn:
-            state = self.serving.state
-            name = parsed.function.name
-            _check_case(name, state)
+            before, name = self.serving, parsed.function.name
+            _check_case(name, before.state)
             if self._is_same(parsed.function, draft.env):
-                return Registered(state.active[name], self.serving, unchanged=True, warnings=parsed.warnings)
-            before = self.serving
+                return Registered(before.state.active[name], before, unchanged=True, warnings=parsed.warnings)
             change = Change(f"register {name}", [parsed], env=draft.env)
-            plan, published = await self._apply(change, before.state, report, clock)
-            version = self.serving.state.active[name]
+            plan, published = await self._apply(change, report, clock)
             return Registered(
-                version,
+                self.serving.state.active[name],
                 self.serving,
                 new_generation=plan.is_new,
                 resolution=plan.resolution,
@@ -178,7 +175,7 @@ class Registrar:
         """Take a function out of service; its versions stay in the registry. Raises FunctionNotFound."""
         async with self._turn:
             find(self.serving.state, name)
-            await self._apply(Change(f"delete {name}", removed=[name]), self.serving.state, report, _Clock())
+            await self._apply(Change(f"delete {name}", removed=[name]), report, _Clock())
 
     # -- start
 
@@ -224,22 +221,22 @@ class Registrar:
         parsed, notes = await self._parse_files(self._projection.edited(functions, projected), state)
         try:
             if parsed or self._serving is None or not self._planner.fits(state):
-                await self._apply(Change("start", parsed), state, report, _Clock())
+                await self._apply(Change("start", parsed), report, _Clock())
         except AigbbError as error:
             if self._serving is None and not parsed:
                 raise
             if not parsed:
                 return [*notes, f"The environment was not renewed: {error.detail}"]
-            return notes + await self._register_each(parsed, state, report)
+            return notes + await self._register_each(parsed, report)
         return notes
 
-    async def _register_each(self, parsed: Sequence[Parsed], state: State, report: Report) -> list[str]:
+    async def _register_each(self, parsed: Sequence[Parsed], report: Report) -> list[str]:
         notes = []
         if self._serving is None:
-            await self._apply(Change("start"), state, report, _Clock())
+            await self._apply(Change("start"), report, _Clock())
         for one in parsed:
             try:
-                await self._apply(Change("start", [one]), self.serving.state, report, _Clock())
+                await self._apply(Change("start", [one]), report, _Clock())
             except AigbbError as error:
                 notes.append(f"{one.function.name}.py is not registered: {error.detail}")
         return notes
@@ -257,11 +254,11 @@ class Registrar:
 
     # -- one change, all or nothing
 
-    async def _apply(self, change: Change, state: State, report: Report, clock: _Clock) -> tuple[Plan, list[Warn]]:
+    async def _apply(self, change: Change, report: Report, clock: _Clock) -> tuple[Plan, list[Warn]]:
+        state = self._serving.state if self._serving else State()
         after = state.with_changes(change.functions, change.removed, change.env)
         with clock.stage("resolve"):
-            row = self._serving.state.generation if self._serving else None
-            plan = await self._planner.plan(after, row, report)
+            plan = await self._planner.plan(after, state.generation, report)
         number = await asyncio.to_thread(self._next_snapshot, state)
         start: asyncio.Task[Kernel] | None = None
         try:

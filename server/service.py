@@ -144,11 +144,6 @@ class Service:
             sessions=len(self.pool.sessions()),
         )
 
-    @property
-    def snapshot(self) -> int:
-        """The number of the snapshot that serves."""
-        return self._registrar.serving.state.snapshot
-
     # -- inside
 
     def _launch(self, generation: Generation) -> Launch:

@@ -272,3 +272,18 @@ def test_sweeping_deletes_what_was_begun_and_what_was_never_committed(environmen
 def test_sweeping_an_empty_home_is_nothing(environments: Environments) -> None:
     environments.sweep(())
     assert folders(environments) == []
+
+
+def test_while_a_generation_is_claimed_no_kernel_can_begin_to_use_it(tmp_path: Path) -> None:
+    generation = Generation(1, tmp_path, Lock(""))
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with generation.claimed() as idle:
+            assert idle
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with generation.claimed() as idle:
+            assert not idle
+    finally:
+        os.close(descriptor)
