@@ -16,7 +16,7 @@ serve: $(VENV)/.ready ## start the service on 127.0.0.1:8000
 test: $(VENV)/.tests ## install what tests need and run them all
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(VENV)/.tests ## lint and types only
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

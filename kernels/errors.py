@@ -26,6 +26,7 @@ AigbbError
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 
@@ -34,17 +35,20 @@ class AigbbError(Exception):
 
     Attributes:
         code: stable machine name. status: the HTTP status a door answers with.
-        detail: what happened, one sentence. hint: what to do next. extra: more members of the answer.
+        detail: what happened, one sentence. hint: what to do next. extra: more members of the answer, of which
+            `fix` is the same as the hint for a program: members of the request to add or to replace.
     """
 
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int] = 500
     hint: str = ""
 
-    def __init__(self, detail: str, *, hint: str | None = None, **extra: Any) -> None:
+    def __init__(
+        self, detail: str, *, hint: str | None = None, fix: Mapping[str, Any] | None = None, **extra: Any
+    ) -> None:
         super().__init__(detail)
         self.detail = detail
-        self.extra = extra
+        self.extra = {**extra, "fix": dict(fix)} if fix else extra
         if hint is not None:
             self.hint = hint
 

@@ -12,7 +12,7 @@ import re
 from collections import deque
 from collections.abc import AsyncIterable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Any, Literal
 
 Status = Literal["ok", "error", "timeout", "cancelled", "died"]
@@ -77,7 +77,26 @@ class Done:
     seconds: float = field(default=0.0, compare=False)
 
 
-Output = Stream | Display | Result | Error | Clear | Done
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """What a call gave back. value is its JSON form, content the text that a model should see.
+
+    version is that of the function that ran, 0 where the kernel was given its source.
+    """
+
+    value: Any
+    content: str
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Arguments that do not fit: the function has not run. errors has one entry a parameter."""
+
+    errors: tuple[Mapping[str, Any], ...]
+
+
+Output = Stream | Display | Result | Error | Clear | Returned | Refused | Done
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +105,7 @@ class Execution:
 
     outputs: tuple[Stream | Display | Result | Error, ...]
     done: Done
+    answer: Returned | Refused | None = None
 
     def text(self, name: Literal["stdout", "stderr"]) -> str:
         """All that was written to one stream."""
@@ -107,11 +127,14 @@ async def fold(stream: AsyncIterable[Output]) -> Execution:
     """Read a stream to its end."""
     outputs: list[Stream | Display | Result | Error] = []
     shown: dict[str, list[int]] = {}
+    answer: Returned | Refused | None = None
     done = Done("died", detail="The stream ended early.")
     async for item in stream:
         match item:
             case Done():
                 done = item
+            case Returned() | Refused():
+                answer = item
             case Clear():
                 outputs.clear()
                 shown.clear()
@@ -122,7 +145,7 @@ async def fold(stream: AsyncIterable[Output]) -> Execution:
                 if isinstance(item, Display) and item.display_id:
                     shown.setdefault(item.display_id, []).append(len(outputs))
                 outputs.append(item)
-    return Execution(tuple(_joined(outputs)), done)
+    return Execution(tuple(_joined(outputs)), done, answer)
 
 
 def _joined(outputs: Iterable[Stream | Display | Result | Error]) -> Iterator[Stream | Display | Result | Error]:
@@ -195,6 +218,10 @@ class Cap:
                 self._held.clear()
                 self._start = self._kept = self._cut = self._left_out = 0
                 self._last_error = None
+            case Returned():
+                yield self._value(item)
+            case Refused():
+                yield self._refusal(item)
             case _:
                 yield item
 
@@ -270,6 +297,21 @@ class Cap:
             kinds = self._middle(", ".join(sorted(data)), 200)
             yield type(item)({"text/plain": f"[{kinds}: {size:,} characters left out, over the cap]"}, {})
 
+    def _value(self, item: Returned) -> Returned:
+        item = replace(item, content=self._middle(item.content, self.limit))
+        if _size({"": item.value}) <= self.limit:
+            return item
+        self.truncated = True
+        return replace(item, value=None)
+
+    def _refusal(self, item: Refused) -> Refused:
+        """All of it, or the first errors that fit."""
+        errors, room = list(item.errors), self.limit
+        sizes = accumulate(_size(error) for error in errors)
+        kept = tuple(error for error, size in zip(errors, sizes, strict=True) if size <= room)
+        self.truncated = self.truncated or len(kept) < len(errors)
+        return Refused(kept)
+
     def _exception(self, item: Error) -> Iterator[Error]:
         entries = [self._middle(entry, self.limit // 8) for entry in item.traceback[-20:]]
         hidden = item.frames_hidden + len(item.traceback) - len(entries)
@@ -326,6 +368,18 @@ def left_out(kind: str, size: int) -> Output | None:
             return Result({"text/plain": note}, {})
         case "error":
             return Error("Error", note, ())
+    return None
+
+
+def from_call(reply: Mapping[str, Any]) -> Returned | Refused | None:
+    """A kernel's answer to a call, or None where the function raised."""
+    match reply:
+        case {"status": "ok", "content": content}:
+            version = reply.get("version")
+            return Returned(clean_json(reply.get("result")), clean(content), version if isinstance(version, int) else 0)
+        case {"status": "refused", "errors": list(errors)}:
+            kept = [clean_json(error) for error in errors[:100] if isinstance(error, dict)]
+            return Refused(tuple(kept))
     return None
 
 

@@ -171,6 +171,14 @@ class Lock:
         """Distribution to version."""
         return dict(re.findall(r"^([a-z0-9][a-z0-9._-]*)==([^\s;\\]+)", self.text, re.MULTILINE))
 
+    def satisfies(self, requirement: str) -> bool:
+        """Whether what is pinned is what a requirement asks for. Of extras nothing is known: those do not count."""
+        asked = Requirement(requirement)
+        pinned = self.pins.get(canonicalize_name(asked.name))
+        if asked.marker is not None and not asked.marker.evaluate():
+            return True
+        return pinned is not None and not asked.extras and asked.specifier.contains(pinned, prereleases=True)
+
     def changes(self, since: Lock | None) -> dict[str, list[str]]:
         """What is new, gone or moved against an older lock, as `name==version` lines."""
         old = since.pins if since else {}
@@ -297,14 +305,21 @@ def _classify(text: str, asked: list[dict[str, object]]) -> ResolveError:
     extra: dict[str, Any] = {"requirements": asked, "explanation": text}
     names = " and ".join(f"{one['requirement']!r}" for one in asked)
     if match := re.search(r"Because (\S+) was not found in the package registry", text):
+        near = _suggest(match[1])
         return PackageNotFound(
-            f"There is no package {match[1]!r}.", **extra, package=match[1], suggestions=_suggest(match[1])
+            f"There is no package {match[1]!r}.",
+            fix={"packages": near[:1]} if near else None,
+            package=match[1],
+            suggestions=near,
+            **extra,
         )
     if match := re.search(r"(\S+) ha(?:s|ve) no (?:usable )?wheels", text):
         return BuildNotAllowed(f"There is no wheel of {match[1]} for this Python and platform.", **extra)
     if match := re.search(r"current Python version \((\S+)\) does not satisfy (\S+) and (\S+) depends", text):
         return PythonVersionMismatch(f"{match[3]} needs {match[2]}; kernels run Python {match[1]}.", **extra)
-    if re.search(r"Because (there is no version of|there are no versions of|only .* (is|are) available)", text):
+    if re.search(
+        r"Because (there is no version of|there are no versions of|only .* (is|are) available|\S+ was yanked)", text
+    ):
         return VersionNotFound(f"No version of the package fits {names}.", **extra)
     return DependencyConflict(f"{names} cannot be installed together.", **extra)
 

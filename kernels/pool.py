@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -17,9 +17,11 @@ from weakref import WeakSet
 import structlog
 import zmq.asyncio
 
+from kernels.admission import Admission
 from kernels.errors import AigbbError, PoolExhausted, SessionBusy, SessionExists, SessionNotFound
 from kernels.kernel import Kernel, Launch
 from kernels.outputs import Done, Output, Stream
+from kernels.tasks import Task
 
 log = structlog.get_logger(__name__)
 
@@ -75,61 +77,6 @@ class _Session:
         return replace(item, kernel_lost=item.kernel_lost or lost)
 
 
-class Admission:
-    """Lets `running` in at once and `waiting` queue, first come first served; refuses the rest at once."""
-
-    def __init__(self, running: int, waiting: int) -> None:
-        self._running = running
-        self._waiting = waiting
-        self._inside = 0
-        self._queue: deque[asyncio.Future[None]] = deque()
-
-    @asynccontextmanager
-    async def admitted(self) -> AsyncIterator[None]:
-        """Wait for a place and hold it. Raises PoolExhausted when the queue is full."""
-        await self._enter()
-        try:
-            yield
-        finally:
-            self._leave()
-
-    @property
-    def load(self) -> tuple[int, int]:
-        """How many are inside, and how many wait."""
-        return self._inside, len(self._queue)
-
-    @property
-    def full(self) -> bool:
-        """Whether the next one would be refused."""
-        return self._inside >= self._running and len(self._queue) >= self._waiting
-
-    async def _enter(self) -> None:
-        if self._inside < self._running:
-            self._inside += 1
-            return
-        if self.full:
-            raise PoolExhausted(f"{self._running} executions run and {self._waiting} wait already.", retry_after=1)
-        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append(place)
-        try:
-            await place
-        except asyncio.CancelledError:
-            if place.done() and not place.cancelled():
-                self._leave()
-            with suppress(ValueError):  # who left in the meantime has passed over us
-                self._queue.remove(place)
-            raise
-
-    def _leave(self) -> None:
-        """Hand the place to the next in the queue."""
-        while self._queue:
-            place = self._queue.popleft()
-            if not place.done():
-                place.set_result(None)
-                return
-        self._inside -= 1
-
-
 class Pool:
     """Owns every kernel of the service. `async with Pool(...)` starts it and ends all of them.
 
@@ -178,17 +125,24 @@ class Pool:
     def adopt(self, kernel: Kernel) -> None:
         """Take a rehearsed kernel as the first spare of the generation that serves now."""
         self._spares.append(kernel)
+        self.refresh()
         self.roll_over()
 
-    async def execute(
-        self, code: str, *, session: str | None, timeout: float, max_output: int
-    ) -> AsyncGenerator[tuple[Kernel, Output]]:
-        """Run code on a clean kernel, or in a session; yields each item with the kernel that it ran on.
+    def refresh(self) -> None:
+        """New functions serve: spares load them now, not while somebody waits."""
+        for kernel in self._spares:
+            self._spawn(kernel.prepare())
 
-        Raises PoolExhausted, SessionNotFound, KernelStartFailed. Closing the generator frees the kernel.
+    async def execute(
+        self, task: Task, *, session: str | None, timeout: float, max_output: int, launch: Launch | None = None
+    ) -> AsyncGenerator[tuple[Kernel, Output]]:
+        """Do a task on a clean kernel, or in a session; yields each item with the kernel that it ran on.
+
+        launch: a clean kernel of another generation than the one that serves. Raises PoolExhausted,
+        SessionNotFound, KernelStartFailed. Closing the generator frees the kernel.
         """
-        run = self._run_clean if session is None else partial(self._run_in, self._find(session))
-        async with aclosing(run(code, timeout, max_output)) as items:
+        run = partial(self._run_clean, launch) if session is None else partial(self._run_in, self._find(session))
+        async with aclosing(run(task, timeout, max_output)) as items:
             async for item in items:
                 yield item
 
@@ -261,18 +215,20 @@ class Pool:
 
     # -- inside
 
-    async def _run_clean(self, code: str, timeout: float, max_output: int) -> AsyncGenerator[tuple[Kernel, Output]]:
+    async def _run_clean(
+        self, launch: Launch | None, task: Task, timeout: float, max_output: int
+    ) -> AsyncGenerator[tuple[Kernel, Output]]:
         async with self.admission.admitted():
-            kernel = await self._take()
+            kernel = await (self._take() if launch is None else self._start(launch))
             try:
-                async with aclosing(kernel.execute(code, timeout=timeout, max_output=max_output)) as items:
+                async with aclosing(kernel.execute(task, timeout=timeout, max_output=max_output)) as items:
                     async for item in items:
                         yield kernel, item
             finally:
                 self._spawn(kernel.stop())
 
     async def _run_in(
-        self, session: _Session, code: str, timeout: float, max_output: int
+        self, session: _Session, task: Task, timeout: float, max_output: int
     ) -> AsyncGenerator[tuple[Kernel, Output]]:
         # In this order: who waits for a session's turn takes nobody else's place.
         async with self._turn(session), self.admission.admitted():
@@ -282,7 +238,7 @@ class Pool:
             if lost:
                 yield kernel, Stream("stderr", _LOST)
             try:
-                async with aclosing(kernel.execute(code, timeout=timeout, max_output=max_output)) as items:
+                async with aclosing(kernel.execute(task, timeout=timeout, max_output=max_output)) as items:
                     async for item in items:
                         yield kernel, session.tell(item, lost)
             finally:
@@ -386,6 +342,7 @@ class Pool:
             await kernel.stop()
             self._refill()
         else:
+            await kernel.prepare()
             self._spares.appendleft(kernel)
 
     async def _expire_sessions(self) -> None:

@@ -1,4 +1,4 @@
-"""Asks a generation's own Python whether functions work in it, and what their parameters are.
+"""Asks a generation's own Python whether functions work in it, and what their contracts are.
 
 The functions' code runs in a child process with a kernel's environment, never in the service.
 """
@@ -9,6 +9,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from kernels import sandbox
@@ -24,15 +25,32 @@ from kernels.errors import (
 from kernels.outputs import clean, clean_json
 from kernels.packages import DISTRIBUTION_OF
 
-PROBE = Path(__file__).parent / "inside" / "probe.py"
+LAUNCH = Path(__file__).parent / "inside" / "launch.py"
+# Under -P no folder of ours, and not the working one, is on the module path.
+BOOTSTRAP = "import runpy, sys; runpy.run_path(sys.argv[1])['become_importable']()"
+PROBE = f"{BOOTSTRAP}; from aigbb_inside.probe import main; main()"
 SHORTEST_SECRET = 4
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Described:
+    """A function as imported: the JSON Schemas of its arguments, as one object, and of its result.
+
+    Empty where nothing can be said. hidden: its parameters are not those that the source lists. signature: as text.
+    """
+
+    parameters: Mapping[str, Any]
+    returns: Mapping[str, Any]
+    hidden: bool
+    signature: str
 
 
 @dataclass
 class Findings:
-    """schemas: JSON Schema by function. failures: what is wrong, by function; empty when all is well."""
+    """contracts: what was described, by function. failures: what is wrong, by function; empty when all is well."""
 
-    schemas: dict[str, dict[str, Any]] = field(default_factory=dict)
+    contracts: dict[str, Described] = field(default_factory=dict)
     failures: dict[str, ProbeError] = field(default_factory=dict)
 
 
@@ -40,13 +58,14 @@ class Findings:
 class Probe:
     """How to ask. env is the child's whole environment; timeout is in seconds for all imports together.
 
-    secrets are values that no message may carry.
+    secrets are values that no message may carry, and home is a path that none needs to.
     """
 
     env: Mapping[str, str]
     workdir: Path
     timeout: float
     secrets: Collection[str] = ()
+    home: str = ""
 
     async def ask(
         self,
@@ -54,18 +73,24 @@ class Probe:
         snapshot: Path,
         names: Sequence[str],
         *,
-        describe: Collection[str] = (),
+        describe: Mapping[str, Mapping[str, Any]] = _NOTHING,
+        imports: Mapping[str, Sequence[str]] = _NOTHING,
         warm: Sequence[str] = (),
     ) -> Findings:
-        """Import each of `names` from a snapshot; give the schemas of those to describe."""
+        """Import each of `names` from a snapshot; give the contracts of those to describe.
+
+        describe has, by function, its "parameters" as `server.reading` lists them, and whether the author
+        "declared" a schema. imports has the top-level modules that each imports anywhere: they must be there.
+        """
         request = {
             "snapshot": str(snapshot),
             "names": list(names),
-            "describe": list(describe),
+            "describe": {name: dict(spec) for name, spec in describe.items()},
+            "imports": {name: list(modules) for name, modules in imports.items()},
             "warm": list(warm),
         }
         finished = await sandbox.run(
-            [generation.python, "-s", str(PROBE)],
+            [generation.python, "-s", "-P", "-c", PROBE, str(LAUNCH)],
             env=self.env,
             cwd=self.workdir,
             timeout=self.timeout + (60.0 if warm else 0.0),
@@ -79,10 +104,15 @@ class Probe:
             match line:
                 case {"importing": str(name)}:
                     importing = name
+                case {"broken": str(module)}:
+                    findings.failures.setdefault("", self._broken(module, line))
                 case {"failed": str(name)}:
                     findings.failures[name] = self._failure(name, line)
-                case {"schema": str(name), "parameters": dict(schema)}:
-                    findings.schemas[name] = self._public(clean_json(schema))
+                case {"contract": str(name), "parameters": dict(parameters), "returns": dict(returns)}:
+                    schemas = self._public(clean_json(parameters)), self._public(clean_json(returns))
+                    findings.contracts[name] = Described(
+                        *schemas, hidden=line.get("hidden") is True, signature=self._mask(line.get("signature"))
+                    )
                 case {"unfit": str(name)}:
                     findings.failures[name] = self._unfit(name, line)
                 case {"done": True}:
@@ -101,17 +131,26 @@ class Probe:
             return MissingDependency(
                 f"{name} imports {module!r}, which none of its packages provides.",
                 hint=f"If {package!r} is the package that you mean, add it to `packages`.",
-                fix={"add_packages": [package]},
+                fix={"packages": [package]},
                 **extra,
             )
         return ImportFailed(f"Importing {name} raised {kind}: {message}", **extra)
+
+    def _broken(self, module: str, line: Mapping[str, Any]) -> ProbeError:
+        said = f"{self._mask(line.get('ename'))}: {self._mask(line.get('evalue'))}"
+        return ImportFailed(
+            f"With these packages, {module} itself does not import any more: {said}",
+            hint="Nothing was changed. Ask for other versions, or leave the versions out.",
+        )
 
     def _unfit(self, name: str, line: Mapping[str, Any]) -> ProbeError:
         parameter, annotation = self._mask(line.get("parameter")), self._mask(line.get("annotation"))
         reason = self._mask(line.get("reason"))
         where = f"parameter {parameter!r} of {name}" if parameter else name
-        extra = {"function": name, "parameter": parameter, "annotation": annotation, "reason": reason}
-        return SchemaError(f"The type of {where} has no JSON form: {reason}", **extra)
+        extra: dict[str, Any] = {"function": name, "parameter": parameter, "annotation": annotation, "reason": reason}
+        hint = _unresolved_hint(self._mask(line.get("unresolved")))
+        typed = f", {annotation}," if parameter and annotation else ""
+        return SchemaError(f"The type of {where}{typed} has no JSON form.", hint=hint, **extra)
 
     def _no_answer(self, name: str, finished: sandbox.Finished) -> ProbeError:
         said = self._mask(finished.stderr[-2000:])
@@ -137,10 +176,18 @@ class Probe:
 
     def _mask(self, value: object) -> str:
         text = clean(value)
+        text = text.replace(self.home, "(home)") if self.home else text
         for secret in self.secrets:
             if len(secret) >= SHORTEST_SECRET:
                 text = text.replace(secret, "***").replace(repr(secret)[1:-1], "***")
         return text
+
+
+def _unresolved_hint(name: str) -> str | None:
+    """What to do about a name that an annotation uses and nothing defines; None if that is not it."""
+    if not name:
+        return None
+    return f"Import or define {name!r} at the top of the source; `if TYPE_CHECKING` imports do not exist at run time."
 
 
 def _lines(stdout: bytes) -> Iterator[Any]:

@@ -117,3 +117,24 @@ async def _collect(
             *lines, partial = (partial + chunk).split(b"\n")
             for line in lines:
                 on_line(line.decode(errors="replace").strip())
+
+
+async def process_end(pid: int) -> None:
+    """Wait until a child has ended, without reaping it."""
+    if not hasattr(os, "pidfd_open"):
+        await asyncio.to_thread(os.waitid, os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        return
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+    descriptor = os.pidfd_open(pid)
+    loop.add_reader(descriptor, _end, ended)
+    try:
+        await ended
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+
+
+def _end(ended: asyncio.Future[None]) -> None:
+    if not ended.done():
+        ended.set_result(None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import hmac
 import re
 from collections.abc import Collection, Iterable
@@ -30,6 +31,7 @@ class Gate:
     def __init__(self, app: ASGIApp, *, token: str, hosts: Collection[str], max_body: int) -> None:
         self._app = app
         self._token = token.encode()
+        self._key = f"token-{hashlib.sha256(self._token).hexdigest()[:8]}"
         self._hosts = frozenset(host.lower() for host in hosts)
         self._max_body = max_body
 
@@ -40,7 +42,7 @@ class Gate:
             return
         headers = Headers(scope=scope)
         identity = _request_id(headers)
-        scope.setdefault("state", {})["request_id"] = identity
+        scope.setdefault("state", {}).update(request_id=identity, key=self._key)
         structlog.contextvars.bind_contextvars(request_id=identity)
         try:
             self._check(scope, headers)

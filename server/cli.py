@@ -5,95 +5,52 @@ Exit codes: 0 ok, 1 the code that ran failed, 2 usage or refusal, 3 no service, 
 
 from __future__ import annotations
 
-import functools
 import inspect
 import json
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Optional
 
 import typer
-from pydantic import ValidationError
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
-from server.client import Client, ServiceProblem
+from server import cli_functions, cli_versions
+from server.cli_functions import Pinned
+from server.client import Client, path_of
 from server.doctor import examine
-from server.errors import AigbbError, Unreachable
+from server.printing import (
+    CODE_FAILED,
+    REFUSED,
+    AsJson,
+    Url,
+    command,
+    err,
+    moment,
+    pairs,
+    print_json,
+    print_table,
+    say,
+    service,
+    show_error,
+    show_output,
+    waiting,
+)
 from server.serving import serve as run_service
 from server.settings import Settings
 
-CODE_FAILED, REFUSED, NO_SERVICE, BUILD_FAILED = 1, 2, 3, 4
-_BUILD_CODES = {"build_failed", "index_unavailable", "insufficient_storage", "kernel_start_failed"}
-
 app = typer.Typer(
-    name="aigbb", help="Register Python functions; execute them in Jupyter kernels.", pretty_exceptions_enable=False
+    name="aigbb",
+    help="Register Python functions; execute them in Jupyter kernels.",
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
 )
-out = Console()
-err = Console(stderr=True)
-
-AsJson = Annotated[bool, typer.Option("--json", help="Answer as JSON, for programs")]
-Url = Annotated[Optional[str], typer.Option(help="The service, if not the one of the settings")]
+CALLS, SERVICE = "Calls", "Service"
 
 
 def main() -> None:
     """Run the command line."""
     app()
-
-
-def command(function: Callable[..., None]) -> Callable[..., None]:
-    """A command whose failures end in one readable answer and an exit code."""
-
-    @functools.wraps(function)
-    def wrapped(**given: Any) -> None:
-        try:
-            function(**given)
-        except AigbbError as error:
-            _explain(error, as_json=given.get("as_json", False))
-            raise typer.Exit(_exit_code(error)) from error
-        except ValidationError as error:
-            for fault in error.errors():
-                err.print(f"[red]setting[/] {'.'.join(map(str, fault['loc']))}: {escape(fault['msg'])}")
-            raise typer.Exit(REFUSED) from error
-
-    return wrapped
-
-
-def _exit_code(error: AigbbError) -> int:
-    if isinstance(error, Unreachable):
-        return NO_SERVICE
-    code = error.body.get("code") if isinstance(error, ServiceProblem) else error.code
-    return BUILD_FAILED if code in _BUILD_CODES else REFUSED
-
-
-def _explain(error: AigbbError, *, as_json: bool) -> None:
-    body: dict[str, Any] = {"code": error.code, "detail": error.detail}
-    if isinstance(error, ServiceProblem):
-        body = error.body
-    if as_json:
-        _print_json(body)
-        return
-    err.print(f"[bold red]{body.get('code', 'error')}[/]  {escape(error.detail)}", highlight=False)
-    for line in [*body.get("traceback", []), *body.get("log", "").splitlines()[-10:]]:
-        err.print(f"  {escape(str(line))}", highlight=False)
-    for asked in body.get("requirements", []):
-        users = ", ".join(asked["functions"])
-        err.print(f"  {escape(asked['requirement'])}  [dim]asked for by {escape(users)}[/]", highlight=False)
-    if error.hint:
-        err.print(f"[dim]{escape(error.hint)}[/]", highlight=False)
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def _print_table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    table = Table(*columns, title=title, title_justify="left")
-    for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
-    out.print(table)
 
 
 # -- serve
@@ -116,75 +73,17 @@ def _with_flags(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-app.command("serve")(_with_flags(command(_serve)))
+app.command("serve", rich_help_panel=SERVICE)(_with_flags(command(_serve)))
 
 
-# -- functions
-
-
-@app.command()
-@command
-def register(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A Python file with one function")],
-    name: Annotated[Optional[str], typer.Option(help="Its name, if the file defines several")] = None,
-    package: Annotated[Optional[list[str]], typer.Option("--package", "-p", help="A requirement; repeatable")] = None,
-    env: Annotated[Optional[list[str]], typer.Option("--env", "-e", help="NAME=VALUE; repeatable")] = None,
-    as_json: AsJson = False,
-    url: Url = None,
-) -> None:
-    """Register a function with its packages."""
-    body: dict[str, Any] = {"source": file.read_text(encoding="utf-8"), "packages": package or []}
-    body |= {"name": name} if name else {}
-    body |= {"env": dict(_pair(text) for text in env)} if env else {}
-    client = Client.find(Settings(), url)
-    if as_json or not err.is_terminal:
-        done = client.request("POST", "/register", body)
-    else:
-        with err.status("Registering") as status:
-            done = client.events("/register", body, lambda _, s: status.update(f"{s['phase']}: {s['message']}"))
-    if as_json:
-        _print_json(done)
-    else:
-        _print_registered(done)
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise typer.BadParameter(f"{text!r} is not NAME=VALUE")
-    return name, value
-
-
-def _print_registered(done: dict[str, Any]) -> None:
-    state = "unchanged" if done["unchanged"] else f"version {done['version']}"
-    out.print(f"[bold green]{escape(done['signature'])}[/]  {state} on {done['kernel']}", highlight=False)
-    for kind, names in done["package_changes"].items():
-        if names:
-            out.print(f"  {kind}: {', '.join(names)}", highlight=False)
-    for warning in done["warnings"]:
-        out.print(f"  [yellow]{warning['code']}[/] {escape(warning['message'])}", highlight=False)
-
-
-@app.command()
-@command
-def functions(as_json: AsJson = False, url: Url = None) -> None:
-    """List what is registered."""
-    found = Client.find(Settings(), url).request("GET", "/functions")
-    if as_json:
-        _print_json(found)
-        return
-    rows = [(f["signature"], str(f["version"]), ", ".join(f["packages"]), _first(f["description"])) for f in found]
-    _print_table("Functions", ("signature", "version", "packages", "description"), rows)
-
-
-def _first(text: str) -> str:
-    return text.strip().split("\n", 1)[0]
+app.add_typer(cli_functions.app)
+app.add_typer(cli_versions.app)
 
 
 # -- execute
 
 
-@app.command()
+@app.command(rich_help_panel=CALLS)
 @command
 def execute(
     code: Annotated[str, typer.Argument(help="Python code, or - to read it from stdin")],
@@ -196,14 +95,14 @@ def execute(
     """Run code on a clean kernel, or in a session; output comes as it happens."""
     body: dict[str, Any] = {"code": sys.stdin.read() if code == "-" else code}
     body |= {k: v for k, v in (("session", session), ("timeout", timeout)) if v is not None}
-    client = Client.find(Settings(), url)
+    client = service(url)
     if as_json:
         done = client.request("POST", "/execute", body)
-        _print_json(done)
+        print_json(done)
     else:
         done = client.events("/execute", body, _show)
         if done["detail"]:
-            err.print(f"[red]{done['status']}[/]  {escape(done['detail'])}", highlight=False)
+            say(f"[red]{done['status']}[/]  {escape(done['detail'])}")
     if done["status"] != "ok":
         raise typer.Exit(CODE_FAILED)
 
@@ -214,61 +113,130 @@ def _show(name: str, item: dict[str, Any]) -> None:
         stream.write(item["text"])
         stream.flush()
     elif name in ("display", "result"):
-        sys.stdout.write(item["data"].get("text/plain", f"[{', '.join(item['data'])}]") + "\n")
+        show_output(item)
     elif name == "error":
-        err.print("\n".join(item["traceback"]), markup=False, highlight=False)
-        if item["hint"]:
-            err.print(f"[dim]{escape(item['hint'])}[/]", highlight=False)
+        show_error(item, item["hint"])
+
+
+# -- call
+
+
+@app.command(rich_help_panel=CALLS)
+@command
+def call(
+    name: Pinned,
+    arguments: Annotated[
+        Optional[str], typer.Argument(help="A JSON object, or - to read it from stdin", show_default=False)
+    ] = None,
+    argument: Annotated[
+        Optional[list[str]], typer.Option("--argument", "-a", help="name=value; JSON, else text; repeatable")
+    ] = None,
+    session: Annotated[Optional[str], typer.Option(help="A session's id")] = None,
+    timeout: Annotated[Optional[float], typer.Option(help="Seconds")] = None,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """Call a function: what it prints and its result go to stdout."""
+    given = _object(sys.stdin.read() if arguments == "-" else arguments or "{}")
+    given |= {key: _value(text) for key, text in pairs(argument).items()}
+    with waiting("Running", as_json=as_json):
+        done = service(url).request("POST", path_of("functions", name, "call"), given, session=session, timeout=timeout)
+    if as_json:
+        print_json(done)
+    else:
+        _print_called(done)
+    if done["status"] != "ok":
+        raise typer.Exit(CODE_FAILED)
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise typer.BadParameter(f"the arguments are not JSON ({error}); -a name=value takes text too") from error
+    if not isinstance(value, dict):
+        raise typer.BadParameter('the arguments are one object, such as {"text": "..."}')
+    return value
+
+
+def _value(text: str) -> Any:
+    """JSON if it is JSON, else the text itself."""
+    try:
+        return json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _print_called(done: Mapping[str, Any]) -> None:
+    sys.stdout.write(done["stdout"])
+    sys.stdout.flush()
+    sys.stderr.write(done["stderr"])
+    for item in done["outputs"]:
+        show_output(item)
+    if done["error_detail"]:
+        show_error(done["error_detail"], done["hint"])
+    elif done["status"] != "ok":
+        say(f"[red]{done['status']}[/]  {escape(done['error'] or '')}")
+    elif isinstance(done["result"], str):
+        sys.stdout.write(done["result"] + "\n")
+    elif done["result"] is not None:
+        print_json(done["result"])
+    elif done["content"]:
+        unprinted = done["content"].partition("\nIt printed:")[0]  # that is on the screen already
+        say(f"[dim]{escape(unprinted)}[/]")
 
 
 # -- kernels, sessions, doctor
 
 
-@app.command()
+@app.command(rich_help_panel=SERVICE)
 @command
 def kernels(as_json: AsJson = False, url: Url = None) -> None:
     """List the environments, newest first."""
-    found = Client.find(Settings(), url).request("GET", "/kernels")
+    found = service(url).request("GET", "/kernels")
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     rows = [
-        (k["kernel"], "current" if k["current"] else "", _presence(k), str(len(k["packages"])), _moment(k["created"]))
+        (k["kernel"], "current" if k["current"] else "", _presence(k), str(len(k["packages"])), moment(k["created"]))
         for k in found
     ]
-    _print_table("Kernels", ("kernel", "", "on disk", "packages", "created (UTC)"), rows)
-
-
-def _moment(text: str) -> str:
-    return text[:16].replace("T", " ")
+    print_table("Kernels", ("kernel", "", "on disk", "packages", "created (UTC)"), rows)
 
 
 def _presence(kernel: dict[str, Any]) -> str:
     return "in use" if kernel["in_use"] else "yes" if kernel["available"] else "pruned"
 
 
-@app.command()
+@app.command(rich_help_panel=SERVICE)
 @command
 def sessions(as_json: AsJson = False, url: Url = None) -> None:
     """List open sessions."""
-    found = Client.find(Settings(), url).request("GET", "/sessions")
+    found = service(url).request("GET", "/sessions")
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
-    rows = [(s["id"], s["kernel"], s["state"], str(s["executions"]), _moment(s["expires"])) for s in found]
-    _print_table("Sessions", ("id", "kernel", "state", "executions", "expires (UTC)"), rows)
+    rows = [(s["id"], s["kernel"], s["state"], str(s["executions"]), moment(s["expires"])) for s in found]
+    print_table("Sessions", ("id", "kernel", "state", "executions", "expires (UTC)"), rows)
 
 
-@app.command()
+@app.command(rich_help_panel=SERVICE)
 @command
 def doctor(as_json: AsJson = False, url: Url = None) -> None:
     """Examine the installation, and say how to mend what is wrong."""
     settings = Settings()
     findings = examine(settings, Client.find(settings, url))
     if as_json:
-        _print_json([{"check": f.check, "ok": f.ok, "detail": f.detail, "fix": f.fix} for f in findings])
+        print_json([{"check": f.check, "ok": f.ok, "detail": f.detail, "fix": f.fix} for f in findings])
     else:
-        rows = [("ok" if f.ok else "WRONG", f.check, f.detail, "" if f.ok else f.fix) for f in findings]
-        _print_table("aigbb doctor", ("", "check", "found", "what to do"), rows)
+        rows = [
+            (Text("ok", "green") if f.ok else Text("WRONG", "red"), f.check, f.detail, "" if f.ok else f.fix)
+            for f in findings
+        ]
+        print_table("aigbb doctor", ("", "check", "found", "what to do"), rows)
     if not all(f.ok for f in findings):
         raise typer.Exit(REFUSED)

@@ -1,13 +1,20 @@
 """The error tree, the doors' half; the engine's half and the root are in `kernels.errors`.
 
 AigbbError
-├── InvalidJson            400    ├── InvalidName             422    ├── FunctionNotFound   404
-├── ForeignHost            400    ├── InvalidEnv              422    ├── RouteNotFound      404
-├── Unauthorized           401    ├── SourceRefused           422    ├── NameClash          409
-├── WrongContentType       415    │   ├── SourceUnparsable           ├── WouldBreak         409
-├── InvalidRequest         422    │   ├── SyntaxRefused              ├── InsecureBind
-├── BodyTooLarge           413    │   ├── NoSuchDefinition           ├── HomeInUse
-└── MethodNotAllowed       405    │   └── UnsupportedSignature       └── Unreachable
+├── InvalidJson          400   ├── InvalidName            422   ├── FunctionNotFound     404
+├── ForeignHost          400   ├── InvalidEnv             422   ├── UnknownVersion       404
+├── Unauthorized         401   ├── InvalidTag             422   ├── RouteNotFound        404
+├── MethodNotAllowed     405   ├── InvalidBound           422   ├── NameClash            409
+├── StaleVersion         412   ├── InvalidSchema          422   ├── WouldBreak           409
+├── BodyTooLarge         413   ├── MissingEnv             422   ├── VersionUnavailable   409
+├── WrongContentType     415   ├── InvalidArguments       422   ├── InsecureBind
+├── InvalidRequest       422   ├── MissingBound           422   ├── HomeInUse
+├── IdempotencyKeyReused 422   └── SourceRefused          422   ├── PortInUse
+                                   ├── SourceTooLarge     413   └── Unreachable
+                                   ├── SourceUnparsable   422
+                                   ├── SyntaxRefused      422
+                                   ├── NoSuchDefinition   422
+                                   └── UnsupportedSignature
 """
 
 from __future__ import annotations
@@ -125,7 +132,72 @@ class UnsupportedSignature(SourceRefused):
     """Parameters that cannot be given by name in JSON."""
 
     code = "unsupported_signature"
-    hint = "Use named parameters only: no *args, no **kwargs, no positional-only ones."
+    hint = (
+        "Use named parameters only, no *args, **kwargs or positional-only ones; or say in `input_schema` what to send."
+    )
+
+
+class InvalidTag(AigbbError):
+    """A tag that cannot be one."""
+
+    code, status = "invalid_tag", 422
+    hint = "Use up to 20 tags of letters, digits, dots, underscores and hyphens."
+
+
+class InvalidBound(AigbbError):
+    """A name in `bound` is no parameter."""
+
+    code, status = "invalid_bound", 422
+    hint = "List names of parameters only, as they are written in the function."
+
+
+class MissingEnv(AigbbError):
+    """A version's variables have no values any more."""
+
+    code, status = "missing_env", 422
+    hint = "Send the values in `env`, by name."
+
+
+class UnknownVersion(AigbbError):
+    """The function never had such a version."""
+
+    code, status = "unknown_version", 404
+    hint = "GET /functions/{name}/versions lists what there is."
+
+
+class VersionUnavailable(AigbbError):
+    """No environment has the packages of a pinned version."""
+
+    code, status = "version_unavailable", 409
+    hint = "Activate that version first: its packages are installed then."
+
+
+class StaleVersion(AigbbError):
+    """The function changed since the caller last saw it."""
+
+    code, status = "stale_version", 412
+    hint = "GET the function, look at what changed, and send its `digest` as if_match."
+
+
+class IdempotencyKeyReused(AigbbError):
+    """The same Idempotency-Key came with another body."""
+
+    code, status = "idempotency_key_reused", 422
+    hint = "Make a new key for a new request; a key stands for one body for 24 hours."
+
+
+class InvalidArguments(AigbbError):
+    """The arguments do not fit the function, which has not run."""
+
+    code, status = "invalid_arguments", 422
+    hint = "See `errors`: one entry a parameter. `signature` says what fits."
+
+
+class MissingBound(AigbbError):
+    """A function needs a bound argument that the request does not hold."""
+
+    code, status = "missing_bound", 422
+    hint = "Send the value in `bound`: models are not asked for it."
 
 
 class FunctionNotFound(AigbbError):
@@ -175,3 +247,10 @@ class Unreachable(AigbbError):
 
     code = "unreachable"
     hint = "Start it with `make serve`, or point --url at it."
+
+
+class InvalidSchema(AigbbError):
+    """A JSON Schema of arguments that cannot be used."""
+
+    code, status = "invalid_schema", 422
+    hint = "Give a JSON Schema (Draft 2020-12) of type object, one property a parameter; `path` says where it fails."

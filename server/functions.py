@@ -6,6 +6,7 @@ Nothing here runs a function's source; it is read by a child process (`server.re
 from __future__ import annotations
 
 import builtins
+import difflib
 import hashlib
 import json
 import keyword
@@ -13,19 +14,24 @@ import platform
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+import docstring_parser
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from kernels import sandbox
-from kernels.errors import InvalidRequirement, PythonVersionMismatch
+from kernels.errors import AigbbError, InvalidRequirement, PythonVersionMismatch
 from kernels.outputs import clean
 from kernels.packages import applies, parse_requirements
+from server import schemas
 from server.errors import (
+    InvalidBound,
     InvalidEnv,
     InvalidName,
+    InvalidTag,
     NoSuchDefinition,
     SourceTooLarge,
     SourceUnparsable,
@@ -37,8 +43,12 @@ MAX_SOURCE = 256 * 1024
 MAX_VALUE = 32 * 1024
 READER = Path(__file__).parent / "reading.py"
 READER_TIMEOUT = 10.0
+READ_AT_ONCE = 50
+MAX_TAGS = 20
+_PACKAGES = Path(docstring_parser.__file__).parents[1]
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _RESERVED = {"aigbb", "aigbb_functions", "functions", "register", "execute", "con", "nul", "prn", "aux"}
 # Names that a notebook has of its own, and that functions could only break.
@@ -57,20 +67,40 @@ class Warn:
 
 
 @dataclass(frozen=True)
+class Declared:
+    """What the author says of a function in so many words; it wins over what is inferred.
+
+    parameters and returns are JSON Schemas, of the arguments as one object and of the result.
+    """
+
+    description: str | None = None
+    parameters: Mapping[str, Any] | None = None
+    returns: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class Draft:
-    """What a caller sends: nothing is known about it yet. packages are lines, env holds values."""
+    """What a caller sends: nothing is known about it yet. packages are lines, env holds values.
+
+    bound names the parameters that callers of models fill in, and that models never see.
+    """
 
     source: str
     name: str | None = None
     packages: Sequence[str] = ()
     env: Mapping[str, str] = field(default_factory=dict)
+    tags: Sequence[str] = ()
+    bound: Sequence[str] = ()
+    declared: Declared = Declared()
 
 
 @dataclass(frozen=True)
 class Function:
     """One registered function. Valid by construction: made by `parse`, or read back from the registry.
 
-    packages are canonical requirements, env names only; parameters is the JSON Schema of its arguments.
+    packages are canonical requirements, env names only; parameters is the JSON Schema of its arguments,
+    returns that of its result, empty where nothing is known. written lists the parameters as the source has
+    them: name, kind, typed, optional, computed_default.
     """
 
     name: str
@@ -80,35 +110,81 @@ class Function:
     description: str
     signature: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    returns: Mapping[str, Any] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    bound: tuple[str, ...] = ()
+    declared: Declared = Declared()
+    written: tuple[Mapping[str, Any], ...] = ()
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """sha256 over what the author gave, hex: equal digests are the same function."""
-        parts = [self.name, self.source, list(self.packages), list(self.env)]
-        return hashlib.sha256(json.dumps(parts).encode("utf-8", "surrogatepass")).hexdigest()
+        parts = [self.name, self.source, self.packages, self.env, self.tags, self.bound, asdict(self.declared)]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True)
+class Written:
+    """What else the source says, before anything has run.
+
+    texts are what the docstring says of each parameter, result of the result; imports are modules that it
+    needs in any case.
+    """
+
+    texts: Mapping[str, str] = field(default_factory=dict)
+    result: str = ""
+    imports: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Parsed:
-    """A function, and what reading it brought up. computed: parameters whose default is computed."""
+    """A function, and what reading its source brought up."""
 
     function: Function
     warnings: tuple[Warn, ...]
-    computed: frozenset[str]
+    written: Written
 
 
 async def parse(draft: Draft) -> Parsed:
     """A valid function from a draft. Writes nothing, runs nothing of it.
 
-    Raises InvalidName, SourceRefused and its children, InvalidRequirement, InvalidEnv, PythonVersionMismatch.
+    Raises InvalidName, SourceRefused and its children, InvalidRequirement, InvalidEnv, InvalidSchema,
+    InvalidTag, InvalidBound, PythonVersionMismatch.
     """
+    [found] = await parse_all([draft])
+    if isinstance(found, AigbbError):
+        raise found
+    return found
+
+
+async def parse_all(drafts: Sequence[Draft]) -> list[Parsed | AigbbError]:
+    """For each draft its function, or what is wrong with it. One process reads the sources of many."""
+    sources = [draft.source.removeprefix("\ufeff") for draft in drafts]
+    found: list[Parsed | AigbbError] = []
+    for start in range(0, len(drafts), READ_AT_ONCE):
+        part = slice(start, start + READ_AT_ONCE)
+        found += map(_parsed, drafts[part], sources[part], await _read(sources[part]))
+    return found
+
+
+def _parsed(draft: Draft, source: str, facts: Mapping[str, Any]) -> Parsed | AigbbError:
+    try:
+        return _parse(draft, source, facts)
+    except AigbbError as error:
+        return error
+
+
+def _parse(draft: Draft, source: str, facts: Mapping[str, Any]) -> Parsed:
     if draft.name is not None:
         check_name(draft.name)
     check_env(draft.env)
-    source = draft.source.removeprefix("\ufeff")
-    facts = await _read(source)
+    _check_tags(draft.tags)
+    _check_declared(draft.declared)
+    _check_readable(source, facts)
     definition = _choose(facts, draft.name)
-    _check_signature(definition)
+    if draft.declared.parameters is None:
+        _check_signature(definition)
+    _check_bound(draft, definition)
     packages, requires = _from_script(facts["script"])
     _check_python(requires)
     function = Function(
@@ -116,11 +192,23 @@ async def parse(draft: Draft) -> Parsed:
         source=source,
         packages=parse_requirements([*draft.packages, *packages]),
         env=tuple(sorted(draft.env)),
-        description=clean(definition["doc"]),
+        description=clean(draft.declared.description or definition["description"]).strip(),
         signature=definition["signature"],
+        tags=tuple(sorted(set(draft.tags))),
+        bound=tuple(sorted(set(draft.bound))),
+        declared=draft.declared,
+        written=tuple(definition["parameters"]),
     )
-    computed = frozenset(p["name"] for p in definition["parameters"] if p["computed_default"])
-    return Parsed(function, tuple(_warnings(function, definition)), computed)
+    return Parsed(function, tuple(_warnings(function, definition)), _written(facts, definition))
+
+
+def _written(facts: Mapping[str, Any], definition: Mapping[str, Any]) -> Written:
+    needed = (m for m in facts["imports"] if m not in sys.stdlib_module_names and m != "aigbb_functions")
+    return Written(
+        texts={name: clean(text) for name, text in definition["texts"].items()},
+        result=clean(definition["result"]),
+        imports=tuple(needed),
+    )
 
 
 def check_name(name: str) -> None:
@@ -128,8 +216,9 @@ def check_name(name: str) -> None:
     reason = _name_fault(name)
     if reason:
         candidate = re.sub(r"\W+", "_", name[:64], flags=re.ASCII).strip("_")
-        usable = {"suggestion": candidate} if candidate and not _name_fault(candidate) else {}
-        raise InvalidName(f"{name[:80]!r} cannot be a function's name: {_FAULTS[reason]}.", reason=reason, **usable)
+        usable = candidate if candidate and not _name_fault(candidate) else None
+        fix = {"name": usable} if usable else None
+        raise InvalidName(f"{name[:80]!r} cannot be a function's name: {_FAULTS[reason]}.", fix=fix, reason=reason)
 
 
 _FAULTS = {
@@ -161,34 +250,66 @@ def check_env(env: Mapping[str, str]) -> None:
             raise InvalidEnv(f"The value of {name!r} holds a NUL, a lone surrogate, or is over 32 KiB.", name=name)
 
 
-async def _read(source: str) -> dict[str, Any]:
-    try:
-        data = source.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise SourceUnparsable("The source holds a lone surrogate.") from error
-    if len(data) > MAX_SOURCE:
-        raise SourceTooLarge(f"The source has {len(data):,} bytes; {MAX_SOURCE:,} are allowed.")
-    argv = [sys.executable, "-I", "-S", str(READER)]
-    done = await sandbox.run(argv, env={"LANG": "C.UTF-8"}, timeout=READER_TIMEOUT, stdin=data)
-    if done.returncode != 0 or done.timed_out:
-        raise SourceUnparsable("Python's parser did not survive the source.")
-    try:
-        facts: dict[str, Any] = json.loads(done.stdout)
-    except ValueError as error:
-        raise SourceUnparsable("What the source defines is too much to read.") from error
-    if "error" in facts:
-        _refuse(facts)
-    return facts
+def _check_tags(tags: Sequence[str]) -> None:
+    wrong = [tag for tag in tags if not _TAG.fullmatch(tag)]
+    if wrong or len(tags) > MAX_TAGS:
+        raise InvalidTag(f"{wrong[0][:80]!r} cannot be a tag." if wrong else f"More than {MAX_TAGS} tags.")
 
 
-def _refuse(facts: dict[str, Any]) -> NoReturn:
-    if facts["error"] == "syntax_error":
+def _check_declared(declared: Declared) -> None:
+    if declared.parameters is not None:
+        schemas.check(declared.parameters)
+    if declared.returns is not None:
+        schemas.check({"type": "object", "properties": {"result": declared.returns}})
+
+
+def _check_bound(draft: Draft, definition: Mapping[str, Any]) -> None:
+    """Bound names are parameters: a misspelt one would leave the real one to the model."""
+    declared = draft.declared.parameters
+    names = [p["name"] for p in definition["parameters"]] if declared is None else list(declared.get("properties", {}))
+    for name in draft.bound:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            fix = {"rename": {name[:80]: near[0]}} if near else None
+            raise InvalidBound(f"{name[:80]!r} is bound, but is no parameter.", fix=fix, parameters=names)
+
+
+async def _read(sources: Sequence[str]) -> list[dict[str, Any]]:
+    """What each source defines, or why it cannot be read. One that ends the process harms no other."""
+    sent = json.dumps([source if _size(source) <= MAX_SOURCE else "" for source in sources]).encode()
+    argv = [sys.executable, "-I", "-S", str(READER), str(_PACKAGES)]
+    done = await sandbox.run(argv, env={"LANG": "C.UTF-8"}, timeout=READER_TIMEOUT, stdin=sent)
+    fault = "Python's parser did not survive it"
+    if done.returncode == 0 and not done.timed_out:
+        try:
+            facts: list[dict[str, Any]] = json.loads(done.stdout)
+        except ValueError:
+            fault = "what it defines is too much to read"  # the answer was cut
+        else:
+            return facts
+    if len(sources) == 1:
+        return [{"error": "source_unparsable", "message": fault}]
+    return [(await _read([source]))[0] for source in sources]
+
+
+def _size(source: str) -> int:
+    return len(source.encode("utf-8", "surrogatepass"))
+
+
+def _check_readable(source: str, facts: Mapping[str, Any]) -> None:
+    """Raises SourceTooLarge, SourceUnparsable, SyntaxRefused."""
+    if (size := _size(source)) > MAX_SOURCE:
+        raise SourceTooLarge(f"The source has {size:,} bytes; {MAX_SOURCE:,} are allowed.")
+    if clean(source) != source:
+        raise SourceUnparsable("The source holds a lone surrogate.")
+    if facts.get("error") == "syntax_error":
         location = {k: facts[k] for k in ("line", "column", "text")}
         raise SyntaxRefused(f"Line {facts['line']}: {facts['message']}.", location=location)
-    raise SourceUnparsable(f"The source cannot be parsed: {facts['message']}.")
+    if "error" in facts:
+        raise SourceUnparsable(f"The source cannot be parsed: {facts['message']}.")
 
 
-def _choose(facts: dict[str, Any], name: str | None) -> dict[str, Any]:
+def _choose(facts: Mapping[str, Any], name: str | None) -> dict[str, Any]:
     """The definition that is meant; the last one of a name wins, as in Python."""
     found: dict[str, dict[str, Any]] = {d["name"]: d for d in facts["definitions"]}
     public = [n for n in found if not n.startswith("_")]
@@ -204,7 +325,9 @@ def _choose(facts: dict[str, Any], name: str | None) -> dict[str, Any]:
             hint="Say which one is meant in `name`, or give the others a leading underscore.",
             candidates=candidates,
         )
-    raise NoSuchDefinition(f"The source defines no function {name!r}.", candidates=candidates)
+    near = difflib.get_close_matches(name, public, n=1) or (public if len(public) == 1 else [])
+    fix = {"name": near[0]} if near else None
+    raise NoSuchDefinition(f"The source defines no function {name!r}.", fix=fix, candidates=candidates)
 
 
 def _check_signature(definition: dict[str, Any]) -> None:
@@ -246,8 +369,8 @@ def _warnings(function: Function, definition: dict[str, Any]) -> list[Warn]:
         found.append(Warn("missing_docstring", "Without a docstring, models will not know when to call it."))
     if function.name in sys.stdlib_module_names:
         found.append(Warn("shadows_module", f"{function.name!r} is also a module of Python's library."))
-    for parameter in definition["parameters"]:
-        found += _parameter_warnings(parameter)
+    if function.declared.parameters is None:
+        found += [warning for parameter in definition["parameters"] for warning in _parameter_warnings(parameter)]
     unused = [r for r in function.packages if not applies(r)]
     return found + [Warn("requirement_not_applicable", f"{r!r} does not apply here.") for r in unused]
 

@@ -36,13 +36,18 @@ class Publisher:
     shelf: Shelf
     keep: int
 
-    async def publish(self, state: State, generation: Generation, report: Report) -> list[Warn]:
-        """Point kernels, kernelspecs and files at the state. What fails is a warning: the commit stands."""
+    async def publish(
+        self, state: State, generation: Generation, names: Collection[str] | None, report: Report
+    ) -> list[Warn]:
+        """Point kernels, kernelspecs and files at the state. What fails is a warning: the commit stands.
+
+        names are the functions that changed or went, None for all.
+        """
         warnings = []
         steps = (
             ("kernels see the new functions", lambda: self._point(state, generation)),
             ("Jupyter sees the kernel", lambda: self._list(generation)),
-            ("the functions' folder is up to date", lambda: self._project(state)),
+            ("the functions' folder is up to date", lambda: self._project(state, names)),
         )
         for message, step in steps:
             try:
@@ -82,10 +87,9 @@ class Publisher:
         self.shelf.put(generation)
         self.shelf.put_alias(generation)
 
-    def _project(self, state: State) -> None:
+    def _project(self, state: State, names: Collection[str] | None) -> None:
         functions = [version.function for version in state.active.values()]
         before = self.registry.projected()
-        written = self.projection.write(functions, before)
+        written = self.projection.write(functions, before, names)
         # A file that was left alone stays as unknown as it was.
-        kept = {name: digest for name, digest in before.items() if name in state.active}
-        self.registry.set_projected(kept | written)
+        self.registry.set_projected(written, gone=before.keys() - state.active.keys())

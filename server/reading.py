@@ -1,8 +1,8 @@
-"""Reads a function's source without running it. A child process: hostile source may end it, not the service.
+"""Reads functions' sources without running them. A child process: hostile source may end it, not the service.
 
-`python -I -S reading.py` takes the source on stdin and answers one JSON object on stdout: either
-{"definitions": [...], "others": [names], "script": text or null} or {"error": code, "message", "line", ...}.
-Standard library only.
+`python -I -S reading.py PACKAGES` takes a JSON list of sources on stdin and answers one of objects on stdout: each
+{"definitions": [...], "others": [names], "imports": [modules], "script": text or null} or {"error": code,
+"message", "line", ...}. PACKAGES is the folder with docstring_parser; all else is the standard library.
 """
 
 import ast
@@ -10,12 +10,13 @@ import json
 import re
 import resource
 import sys
-import tomllib
 from collections.abc import Iterator
 from typing import Any
 
 MEMORY = 1024 * 1024 * 1024
 SECONDS = 5
+# A longer docstring is one description: reading its sections takes time that grows with the square.
+DOCUMENTED = 16 * 1024
 
 # The block of inline script metadata, as its specification defines it (PEP 723).
 SCRIPT = re.compile(r"(?m)^# /// script$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
@@ -30,6 +31,7 @@ def read(source: str) -> dict[str, Any]:
         return {
             "definitions": [definition(node) for node in definitions],
             "others": [name for node in tree.body for name in other_names(node)],
+            "imports": sorted(set(imports(tree))),
             "script": script,
         }
     except SyntaxError as error:
@@ -51,10 +53,39 @@ def definition(node: ast.FunctionDef | ast.AsyncFunctionDef) -> dict[str, Any]:
     return {
         "name": node.name,
         "line": node.lineno,
-        "doc": ast.get_docstring(node),
+        **documented(ast.get_docstring(node) or ""),
         "signature": signature(node),
         "parameters": list(parameters(node.args)),
     }
+
+
+def documented(text: str) -> dict[str, Any]:
+    """What a docstring says of the function, of each parameter, and of the result (Google, NumPy, Sphinx styles)."""
+    plain = {"description": text, "texts": {}, "result": ""}
+    if not text or len(text) > DOCUMENTED:
+        return plain
+    import docstring_parser
+
+    try:
+        parsed = docstring_parser.parse(text)
+    except docstring_parser.ParseError:
+        return plain
+    texts = {p.arg_name.lstrip("*"): p.description for p in parsed.params if p.description}
+    result = parsed.returns.description if parsed.returns else None
+    return {"description": parsed.description or "", "texts": texts, "result": result or ""}
+
+
+def imports(node: ast.AST) -> Iterator[str]:
+    """The top-level modules that are imported whatever happens: not under a condition, not inside `try`."""
+    match node:
+        case ast.Import():
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        case ast.ImportFrom(level=0, module=str(module)):
+            yield module.partition(".")[0]
+        case ast.If() | ast.Try() | ast.TryStar():
+            return
+    for child in ast.iter_child_nodes(node):
+        yield from imports(child)
 
 
 def signature(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
@@ -110,7 +141,7 @@ def parameters(arguments: ast.arguments) -> Any:
 
 def parameter(argument: ast.arg, kind: str, default: ast.expr | None) -> dict[str, Any]:
     """One parameter."""
-    computed = default is not None and any(isinstance(n, (ast.Call, ast.Await)) for n in ast.walk(default))
+    computed = default is not None and not is_field(default) and any(map(is_computed, ast.walk(default)))
     return {
         "name": argument.arg,
         "kind": kind,
@@ -118,6 +149,16 @@ def parameter(argument: ast.arg, kind: str, default: ast.expr | None) -> dict[st
         "optional": default is not None,
         "computed_default": computed,
     }
+
+
+def is_computed(node: ast.AST) -> bool:
+    """Whether a part of a default may have another value each time."""
+    return isinstance(node, (ast.Call, ast.Await))
+
+
+def is_field(default: ast.expr) -> bool:
+    """Whether a default is pydantic's way to describe one."""
+    return isinstance(default, ast.Call) and ast.unparse(default.func).rpartition(".")[2] == "Field"
 
 
 def other_names(node: ast.stmt) -> list[str]:
@@ -141,6 +182,8 @@ def script_block(source: str) -> dict[str, Any] | None:
         raise SyntaxError("there are two `# /// script` blocks", ("", line, 1, "# /// script"))
     lines = blocks[0]["content"].splitlines()
     text = "\n".join(row[2:] if row.startswith("# ") else row[1:] for row in lines)
+    import tomllib
+
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -149,12 +192,14 @@ def script_block(source: str) -> dict[str, Any] | None:
 
 def main() -> None:
     """Limit ourselves, then read."""
+    sources = json.loads(sys.stdin.buffer.read())
+    seconds = SECONDS + len(sources) // 20
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     if sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    source = sys.stdin.buffer.read().decode("utf-8")
-    sys.stdout.write(json.dumps(read(source), default=str))
+    sys.path.append(sys.argv[1])
+    sys.stdout.write(json.dumps([read(source) for source in sources], default=str))
 
 
 if __name__ == "__main__":

@@ -1,64 +1,41 @@
-"""Registration: from a draft to a version that serves, all or nothing.
-
-Every stage before the commit leaves what serves untouched; a kill at any point leaves the old state or the
-new one, and `start` clears the rest away.
-"""
+"""Registration: what may change, one change at a time, and what history keeps of each."""
 
 from __future__ import annotations
 
 import asyncio
 import difflib
-import shutil
-import sys
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from typing import Any
 
-import structlog
-
-from kernels.environments import Environments, Generation
-from kernels.errors import AigbbError, InsufficientStorage, KernelStartFailed
-from kernels.home import Home, on_disk
-from kernels.kernel import Kernel, Launch
-from kernels.kernelspecs import Shelf
-from kernels.packages import Uv
-from kernels.pool import Pool
-from kernels.progress import Report, Step
-from server.errors import FunctionNotFound, NameClash
-from server.functions import Draft, Function, Parsed, Warn, parse
-from server.planning import Plan, Planner
-from server.publishing import Publisher
-from server.registry import Commit, GenerationRow, Registry, State, Version
-from server.settings import Settings
-from server.snapshots import Projection, write_if_other, write_snapshot
-from server.verifying import Trial, Verifier
-
-log = structlog.get_logger(__name__)
+from kernels.errors import AigbbError
+from kernels.progress import Report
+from server.changing import Applied, Change, Changer, Clock, Serving
+from server.errors import FunctionNotFound, MissingEnv, NameClash, StaleVersion, UnknownVersion
+from server.functions import Draft, Function, Parsed, Warn, parse_all
+from server.registry import Event, Registry, State, Version
 
 
 @dataclass(frozen=True)
-class Serving:
-    """What serves: the registry's state, and its generation on disk."""
+class Caller:
+    """Who asks: the id of a key, and of the request. Both go into history."""
 
-    state: State
-    generation: Generation
+    key: str = "service"
+    request_id: str = ""
 
 
 @dataclass(frozen=True)
-class Change:
-    """What is to become of the registry."""
+class Wanted:
+    """A draft, and under which conditions it may be registered.
 
-    reason: str
-    parsed: Sequence[Parsed] = ()
-    removed: Collection[str] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
+    if_match is the digest, `sha256:...`, that the active version must have. on_conflict: error refuses a name
+    that is taken by another source.
+    """
 
-    @property
-    def functions(self) -> list[Function]:
-        """Those that are new or changed."""
-        return [p.function for p in self.parsed]
+    draft: Draft
+    on_conflict: str = "new_version"
+    if_match: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +45,7 @@ class Registered:
     version: Version
     serving: Serving
     unchanged: bool = False
+    dry_run: bool = False
     new_generation: bool = False
     resolution: str = "kept"
     packages: Mapping[str, list[str]] = field(default_factory=dict)
@@ -75,281 +53,195 @@ class Registered:
     timings_ms: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass
-class _Clock:
-    """Milliseconds by stage."""
+@dataclass(frozen=True)
+class Synced:
+    """What became of the files in the functions' folder: those registered, and why others were not, by file."""
 
-    timings: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.timings[name] = round((time.perf_counter() - start) * 1000, 1)
+    registered: Sequence[Registered]
+    failures: Mapping[str, AigbbError]
 
 
 class Registrar:
-    """Owns what serves, and changes it, one registration at a time.
+    """Changes what serves, one change at a time, and answers what there is."""
 
-    launch says how a kernel of a generation is started.
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        home: Home,
-        registry: Registry,
-        pool: Pool,
-        launch: Callable[[Generation], Launch],
-    ) -> None:
-        uv = Uv(Path(sys.executable), home.cache / "uv", settings.uv_environment(), settings.build_timeout)
-        self._home = home
+    def __init__(self, changer: Changer, registry: Registry) -> None:
+        self._changer = changer
         self._registry = registry
-        self._pool = pool
-        self._launch = launch
-        self._environments = Environments(home, uv)
-        self._projection = Projection(settings.functions_dir)
-        self._planner = Planner(self._environments, registry, self._projection)
-        self._verifier = Verifier(settings, home)
-        self._publisher = Publisher(
-            home,
-            registry,
-            self._environments,
-            self._projection,
-            Shelf(settings.kernelspecs_dir, home.path),
-            settings.keep_generations,
-        )
         self._turn = asyncio.Lock()
-        self._pruning: asyncio.Task[None] | None = None
-        self._serving: Serving | None = None
 
     @property
     def serving(self) -> Serving:
-        """What serves now. There is something once `start` has returned."""
-        assert self._serving is not None, "start comes first"
-        return self._serving
+        """What serves now."""
+        return self._changer.serving
 
-    def generation(self, row: GenerationRow) -> Generation:
-        """A generation's folder, there or not."""
-        return self._environments.at(row.number, row.lock)
+    # -- what it does
 
-    # -- the three things that it does
+    async def register(
+        self, wanted: Sequence[Wanted], caller: Caller, report: Report, *, dry_run: bool = False
+    ) -> list[Registered]:
+        """Register functions, all of them or none. Raises what a draft, its packages or its import deserve."""
+        clock, action = Clock(), "register"
+        names = [w.draft.name for w in wanted]
+        async with self._audited(action, names, caller, clock, kept=not dry_run):
+            with clock.stage("parse"):
+                parsed = _all_or_raise(await parse_all([w.draft for w in wanted]), names)
+            names[:] = [p.function.name for p in parsed]
+            async with self._turn:
+                for one, w in zip(parsed, wanted, strict=True):
+                    _check_conditions(one.function, w, self.serving.state)
+                _check_twins([p.function.name for p in parsed])
+                new = [p for p, w in zip(parsed, wanted, strict=True) if not self._is_same(p.function, w.draft.env)]
+                env = {name: value for w in wanted for name, value in w.draft.env.items()}
+                before = self.serving
+                applied = None
+                if new:
+                    listed = ", ".join(p.function.name for p in new)
+                    events = self._events(action, caller, clock)
+                    change = Change(f"{action} {listed}", new, env=env, events=events)
+                    applied = await self._changer.apply(change, report, clock, dry_run=dry_run)
+                await self._record_unchanged([p for p in parsed if p not in new], caller, clock, kept=not dry_run)
+                return [self._registered(p, applied, before, clock, dry_run=dry_run) for p in parsed]
 
-    async def start(self, report: Report) -> list[str]:
-        """Find or build what served last, then register what changed in the functions' folder.
+    async def activate(
+        self, name: str, number: int, env: Mapping[str, str], caller: Caller, report: Report
+    ) -> Registered:
+        """Have an older version serve again, also of a function that was deleted: the pointer moves.
 
-        Returns what could not be registered, one sentence each. Raises AigbbError when nothing can serve.
+        env holds values for variables of it that are not kept any more. Raises FunctionNotFound,
+        UnknownVersion, MissingEnv, and what its packages or its import deserve.
+        """
+        clock, action = Clock(), "activate"
+        async with self._audited(action, [name], caller, clock), self._turn:
+            before = self.serving
+            version = await self.version(name, number)
+            if before.state.serves(version) and not env:
+                await self._record([self._event(action, caller, clock, version, "unchanged")])
+                return Registered(version, before, unchanged=True)
+            _check_case(name, before.state)
+            _check_variables(version, {**before.state.variables, **env})
+            events = self._events(action, caller, clock)
+            change = Change(f"{action} {version}", activated=[version], env=env, events=events)
+            applied = await self._changer.apply(change, report, clock)
+            return self._result(version, applied, before, (), clock)
+
+    async def delete(self, name: str, caller: Caller, report: Report) -> None:
+        """Take a function out of service; its versions stay. Raises FunctionNotFound, WouldBreak."""
+        clock, action = Clock(), "delete"
+        async with self._audited(action, [name], caller, clock), self._turn:
+            version = find(self.serving.state, name)
+            change = Change(
+                f"{action} {name}",
+                removed=[name],
+                events=lambda _: [self._event(action, caller, clock, version, "ok")],
+            )
+            await self._changer.apply(change, report, clock)
+
+    # -- the functions' folder
+
+    async def start(self, report: Report) -> Synced:
+        """Find or build what served last, then take over what changed in the functions' folder.
+
+        Raises AigbbError when nothing can serve.
         """
         async with self._turn:
-            state = await asyncio.to_thread(self._registry.state)
-            await asyncio.to_thread(self._publisher.sweep, state)
-            if state.generation is not None:
-                await self._resume(state, report)
-            return await self._register_files(state, report)
+            await self._changer.resume(await asyncio.to_thread(self._registry.state), report)
+            return await self._take_over(Caller(), report)
 
-    async def register(self, draft: Draft, report: Report) -> Registered:
-        """Register one function. Raises what the draft, its packages or its import deserve."""
-        clock = _Clock()
-        with clock.stage("parse"):
-            parsed = await parse(draft)
+    async def sync(self, caller: Caller, report: Report) -> Synced:
+        """Register the files that are new or were edited since; one that is bad is left alone, and reported."""
         async with self._turn:
-            before, name = self.serving, parsed.function.name
-            _check_case(name, before.state)
-            if self._is_same(parsed.function, draft.env):
-                return Registered(before.state.active[name], before, unchanged=True, warnings=parsed.warnings)
-            change = Change(f"register {name}", [parsed], env=draft.env)
-            plan, published = await self._apply(change, report, clock)
-            return Registered(
-                self.serving.state.active[name],
-                self.serving,
-                new_generation=plan.is_new,
-                resolution=plan.resolution,
-                packages=plan.row.lock.changes(before.generation.lock),
-                warnings=(*parsed.warnings, *published),
-                timings_ms=clock.timings,
-            )
+            return await self._take_over(caller, report)
 
-    async def delete(self, name: str, report: Report) -> None:
-        """Take a function out of service; its versions stay in the registry. Raises FunctionNotFound."""
-        async with self._turn:
-            find(self.serving.state, name)
-            await self._apply(Change(f"delete {name}", removed=[name]), report, _Clock())
-
-    # -- start
-
-    async def _resume(self, state: State, report: Report) -> None:
-        """The newest good generation: the one that served, built again if it is gone or does not start."""
-        row = state.generation
-        assert row is not None
-        snapshot = self._home.snapshots / str(state.snapshot)
-        if not snapshot.exists():
-            await on_disk(self._write_snapshot, state, state.snapshot)
-        generation = self._environments.find(row.number, row.lock)
+    async def _take_over(self, caller: Caller, report: Report) -> Synced:
+        """All files together, or one by one if that fails, so that one harms no other."""
+        state = self._changer.serving.state if self._changer.serves else State()
+        parsed, failures = await self._parse_files(state, caller)
         try:
-            if generation is None:
-                raise KernelStartFailed("Its folder is gone.")
-            kernel = await self._try_out(generation, snapshot)
-        except KernelStartFailed as error:
-            report(Step("install", f"Building kernel {row.number} again. {error.detail}"))
-            generation = await self._rebuild(row, report)
-            kernel = await self._try_out(generation, snapshot)
-        self._serving = Serving(state, generation)
-        await self._publish(report)
-        self._pool.adopt(kernel)
-
-    async def _try_out(self, generation: Generation, snapshot: Path) -> Kernel:
-        """The proof of a generation is a kernel that starts. Raises KernelStartFailed."""
-        await asyncio.to_thread(self._prepare, generation, snapshot)
-        return await self._pool.rehearse(self._launch(generation))
-
-    async def _rebuild(self, row: GenerationRow, report: Report) -> Generation:
-        try:
-            return await self._environments.build(row.number, row.lock, None, report)
+            if not parsed and self._changer.serves and await asyncio.to_thread(self._changer.fits, state):
+                return Synced((), failures)
+            return Synced(await self._apply_files(parsed, caller, report), failures)
         except AigbbError as error:
-            for older in await asyncio.to_thread(self._registry.generations):
-                if older.number != row.number and (found := self._environments.find(older.number, older.lock)):
-                    log.error("start.older_generation", wanted=row.number, serves=older.number, why=error.detail)
-                    return found
-            raise
-
-    async def _register_files(self, state: State, report: Report) -> list[str]:
-        """Register new and edited files together, or one by one if that fails, so that one harms no other."""
-        functions = {name: version.function for name, version in state.active.items()}
-        projected = await asyncio.to_thread(self._registry.projected)
-        parsed, notes = await self._parse_files(self._projection.edited(functions, projected), state)
-        try:
-            if parsed or self._serving is None or not self._planner.fits(state):
-                await self._apply(Change("start", parsed), report, _Clock())
-        except AigbbError as error:
-            if self._serving is None and not parsed:
+            if not parsed and not self._changer.serves:
                 raise
             if not parsed:
-                return [*notes, f"The environment was not renewed: {error.detail}"]
-            return notes + await self._register_each(parsed, report)
-        return notes
-
-    async def _register_each(self, parsed: Sequence[Parsed], report: Report) -> list[str]:
-        notes = []
-        if self._serving is None:
-            await self._apply(Change("start"), report, _Clock())
+                return Synced((), {**failures, "extra-requirements.txt": error})
+        if not self._changer.serves:
+            await self._apply_files([], caller, report)
+        done: list[Registered] = []
         for one in parsed:
             try:
-                await self._apply(Change("start", [one]), report, _Clock())
+                done += await self._apply_files([one], caller, report)
             except AigbbError as error:
-                notes.append(f"{one.function.name}.py is not registered: {error.detail}")
-        return notes
+                failures[f"{one.function.name}.py"] = error
+                await self._record_failure("sync", [one.function.name], caller, Clock(), error)
+        return Synced(done, failures)
 
-    async def _parse_files(self, names: Collection[str], state: State) -> tuple[list[Parsed], list[str]]:
-        parsed, notes = [], []
-        for draft in self._projection.drafts(names):
-            known = state.active.get(draft.name or "")
-            env = {n: state.variables[n] for n in known.function.env} if known else {}
+    async def _apply_files(self, parsed: Sequence[Parsed], caller: Caller, report: Report) -> list[Registered]:
+        clock = Clock()
+        before = self._changer.serving if self._changer.serves else None
+        change = Change("sync", parsed, events=self._events("sync", caller, clock))
+        applied = await self._changer.apply(change, report, clock)
+        return [self._registered(p, applied, before, clock, dry_run=False) for p in parsed]
+
+    async def _parse_files(self, state: State, caller: Caller) -> tuple[list[Parsed], dict[str, AigbbError]]:
+        functions = {name: version.function for name, version in state.active.items()}
+        projected = await asyncio.to_thread(self._registry.projected)
+        names = await asyncio.to_thread(self._changer.projection.edited, functions, projected)
+        parsed, failures = [], {}
+        files = await asyncio.to_thread(self._changer.projection.drafts, names)
+        drafts = {name: _with_env(draft, state) for name, draft in files.items() if isinstance(draft, Draft)}
+        read = dict(zip(drafts, await parse_all(list(drafts.values())), strict=True))
+        for name, file in files.items():
             try:
-                parsed.append(await parse(replace(draft, env=env)))
+                one = _or_raise(read[name] if isinstance(file, Draft) else file)
+                _check_case(one.function.name, state)
+                parsed.append(one)
             except AigbbError as error:
-                notes.append(f"{draft.name}.py is not registered: {error.detail}")
-        return parsed, notes
+                failures[f"{name}.py"] = error
+                await self._record_failure("sync", [name], caller, Clock(), error)
+        return parsed, failures
 
-    # -- one change, all or nothing
+    # -- what there is
 
-    async def _apply(self, change: Change, report: Report, clock: _Clock) -> tuple[Plan, list[Warn]]:
-        state = self._serving.state if self._serving else State()
-        after = state.with_changes(change.functions, change.removed, change.env)
-        with clock.stage("resolve"):
-            plan = await self._planner.plan(after, state.generation, report)
-        number = await asyncio.to_thread(self._next_snapshot, state)
-        start: asyncio.Task[Kernel] | None = None
-        try:
-            with clock.stage("build"):
-                generation = await self._environment(plan, report)
-                await on_disk(self._write_snapshot, after, number)
-            with clock.stage("verify"):
-                start = self._begin_start(generation, number) if plan.is_new else None
-                described = await self._verify(generation, after, number, change, plan, report)
-                kernel = await start if start else None
-            with clock.stage("switch"):
-                report(Step("switch", "Committing"))
-                commit = Commit(change.reason, number, plan.row, described, change.removed, change.env)
-                committed = await on_disk(self._registry.commit, commit)
-        except BaseException:
-            await self._end_start(start)
-            await on_disk(self._undo, plan, number)
-            raise
-        self._serving = Serving(committed, generation)
-        with clock.stage("publish"):
-            warnings = await self._publish(report)
-        if kernel is not None:
-            self._pool.adopt(kernel)
-        return plan, warnings
+    async def versions(self, name: str) -> list[Version]:
+        """Every version of a function, newest first, deleted or not. Raises FunctionNotFound."""
+        versions = await asyncio.to_thread(self._registry.versions, name)
+        return versions or [find(self.serving.state, name)]
 
-    def _begin_start(self, generation: Generation, number: int) -> asyncio.Task[Kernel]:
-        """Beside the imports, and not after them: both take most of a second."""
-        return asyncio.create_task(self._try_out(generation, self._home.snapshots / str(number)))
+    async def version(self, name: str, number: int) -> Version:
+        """One version. Raises FunctionNotFound, UnknownVersion."""
+        version = await asyncio.to_thread(self._registry.version, name, number)
+        if version is None:
+            there = [v.number for v in await self.versions(name)]
+            raise UnknownVersion(f"{name} has no version {number}.", fix={"version": there[0]}, versions=there)
+        return version
 
-    async def _end_start(self, start: asyncio.Task[Kernel] | None) -> None:
-        if start is not None:
-            start.cancel()
-            await asyncio.wait([start])
-            if not start.cancelled() and start.exception() is None:
-                await start.result().stop()
+    # -- results
 
-    async def _verify(
-        self, generation: Generation, after: State, number: int, change: Change, plan: Plan, report: Report
-    ) -> list[Function]:
-        previous = self._serving.generation.lock if self._serving else None
-        snapshot = self._home.snapshots / str(number)
-        trial = Trial(generation, snapshot, after, change.parsed, change.removed, plan.is_new, previous)
-        return await self._verifier.verify(trial, report)
+    def _registered(
+        self, parsed: Parsed, applied: Applied | None, before: Serving | None, clock: Clock, *, dry_run: bool
+    ) -> Registered:
+        name = parsed.function.name
+        version = next((v for v in (applied.versions if applied else ()) if v.function.name == name), None)
+        if version is None or applied is None:
+            kept = self.serving.state.active[name]
+            return Registered(kept, self.serving, unchanged=True, dry_run=dry_run, warnings=parsed.warnings)
+        result = self._result(version, applied, before, parsed.warnings, clock)
+        return replace(result, dry_run=dry_run)
 
-    async def _environment(self, plan: Plan, report: Report) -> Generation:
-        if not plan.is_new:
-            return self.serving.generation
-        previous = self._serving.generation if self._serving else None
-        return await self._environments.build(plan.row.number, plan.row.lock, previous, report)
-
-    def _prepare(self, generation: Generation, snapshot: Path) -> None:
-        """What a kernel of it needs to start: the kernelspec that our own pool uses, and its functions."""
-        Shelf(generation.kernelspecs, self._home.path).put(generation)
-        write_if_other(generation.pointer, str(snapshot))
-
-    def _next_snapshot(self, state: State) -> int:
-        taken = [int(p.name) for p in self._home.snapshots.iterdir() if p.name.isdecimal()]
-        return max([state.snapshot, *taken]) + 1
-
-    def _write_snapshot(self, state: State, number: int) -> None:
-        functions = [version.function for version in state.active.values()]
-        try:
-            write_snapshot(self._home.snapshots / str(number), functions, state.variables_in_use())
-        except OSError as error:
-            raise InsufficientStorage(f"The snapshot could not be written: {error.strerror}.") from error
-
-    def _undo(self, plan: Plan, number: int) -> None:
-        """Remove what was made aside for a change that did not come about."""
-        if self._registry.state().snapshot >= number:
-            return  # the commit went through and only its answer was lost: the next start publishes it
-        shutil.rmtree(self._home.snapshots / str(number), ignore_errors=True)
-        if plan.is_new:
-            shutil.rmtree(self._environments.at(plan.row.number).folder, ignore_errors=True)
-
-    async def _publish(self, report: Report) -> list[Warn]:
-        warnings = await self._publisher.publish(self.serving.state, self.serving.generation, report)
-        await self.finish()
-        in_use = {self.serving.generation.number, *self._pool.generations()}
-        self._pruning = asyncio.create_task(self._prune(in_use))
-        return warnings
-
-    async def _prune(self, in_use: Collection[int]) -> None:
-        try:
-            await asyncio.to_thread(self._publisher.prune, self.serving.state, in_use)
-        except OSError as error:
-            log.warning("prune.failed", error=str(error))
-
-    async def finish(self) -> None:
-        """Wait for the deletion of what is old, which goes on behind the last change."""
-        if self._pruning is not None:
-            await self._pruning
+    def _result(
+        self, version: Version, applied: Applied, before: Serving | None, warnings: Sequence[Warn], clock: Clock
+    ) -> Registered:
+        found = (*applied.warnings.get(version.function.name, ()), *applied.warnings.get("", ()))
+        return Registered(
+            version,
+            self.serving,
+            new_generation=applied.plan.is_new,
+            resolution=applied.plan.resolution,
+            packages=applied.plan.row.lock.changes(before.generation.lock if before else None),
+            warnings=(*warnings, *found),
+            timings_ms=dict(clock.timings),
+        )
 
     def _is_same(self, function: Function, env: Mapping[str, str]) -> bool:
         active = self.serving.state.active.get(function.name)
@@ -360,17 +252,117 @@ class Registrar:
             and all(variables.get(name) == value for name, value in env.items())
         )
 
+    # -- history
+
+    def _event(
+        self, action: str, caller: Caller, clock: Clock, version: Version | None, outcome: str, name: str | None = None
+    ) -> Event:
+        return Event(
+            key=caller.key,
+            request_id=caller.request_id,
+            action=action,
+            name=version.function.name if version else name,
+            version=version.number if version else None,
+            digest=version.function.digest if version else None,
+            outcome=outcome,
+            duration_ms=clock.total,
+        )
+
+    def _events(self, action: str, caller: Caller, clock: Clock) -> Callable[[Sequence[Version]], list[Event]]:
+        return lambda versions: [self._event(action, caller, clock, v, "ok") for v in versions]
+
+    @asynccontextmanager
+    async def _audited(
+        self, action: str, names: Sequence[str | None], caller: Caller, clock: Clock, *, kept: bool = True
+    ) -> AsyncIterator[None]:
+        """Put a refusal into history; what went well is put there by its commit."""
+        try:
+            yield
+        except AigbbError as error:
+            if kept:
+                await self._record_failure(action, names, caller, clock, error)
+            raise
+
+    async def _record_failure(
+        self, action: str, names: Sequence[str | None], caller: Caller, clock: Clock, error: AigbbError
+    ) -> None:
+        cut = [name and name[:80] for name in names]
+        await self._record([self._event(action, caller, clock, None, error.code, name) for name in cut])
+
+    async def _record_unchanged(self, parsed: Sequence[Parsed], caller: Caller, clock: Clock, *, kept: bool) -> None:
+        versions = [self.serving.state.active[p.function.name] for p in parsed] if kept else []
+        await self._record([self._event("register", caller, clock, v, "unchanged") for v in versions])
+
+    async def _record(self, events: Sequence[Event]) -> None:
+        if events:
+            await asyncio.to_thread(self._registry.record, events)
+
+
+def _or_raise(found: Parsed | AigbbError) -> Parsed:
+    if isinstance(found, AigbbError):
+        raise found
+    return found
+
+
+def _all_or_raise(found: Sequence[Parsed | AigbbError], names: Sequence[str | None]) -> list[Parsed]:
+    """All of them. Raises the first refusal, which says of several which one it is about."""
+    for index, one in enumerate(found):
+        if isinstance(one, AigbbError) and len(found) > 1:
+            one.extra.update(index=index, **({"function": names[index]} if names[index] else {}))
+            one.detail = (
+                f"Function {index + 1} of {len(found)}{f', {names[index]}' if names[index] else ''}: {one.detail}"
+            )
+    return [_or_raise(one) for one in found]
+
 
 def find(state: State, name: str) -> Version:
     """An active version. Raises FunctionNotFound, with the names that are near."""
     if (version := state.active.get(name)) is None:
-        near = difflib.get_close_matches(name, state.active, n=3)
+        near = difflib.get_close_matches(name, state.active, n=3, cutoff=0.7)
         meant = f" Did you mean {near[0]!r}?" if near else ""
-        raise FunctionNotFound(f"There is no function {name[:80]!r}.{meant}", suggestions=near)
+        fix = {"name": near[0]} if near else None
+        raise FunctionNotFound(f"There is no function {name[:80]!r}.{meant}", fix=fix, suggestions=near)
     return version
+
+
+def _check_conditions(function: Function, wanted: Wanted, state: State) -> None:
+    """Raises NameClash, StaleVersion."""
+    _check_case(function.name, state)
+    active = state.active.get(function.name)
+    facts: dict[str, Any] = {"version": active.number, "digest": f"sha256:{active.function.digest}"} if active else {}
+    if wanted.if_match is not None and wanted.if_match != facts.get("digest"):
+        now = f"its active version is {active.number}" if active else "there is no such function"
+        fix = {"if_match": facts["digest"]} if facts else None
+        raise StaleVersion(f"{function.name} is not what you last saw: {now}.", fix=fix, **facts)
+    if wanted.on_conflict == "error" and active is not None and active.function.digest != function.digest:
+        hint = "Register it with on_conflict new_version, or choose another name."
+        fix = {"on_conflict": "new_version"}
+        raise NameClash(f"There is a function {function.name!r} already.", hint=hint, fix=fix, **facts)
 
 
 def _check_case(name: str, state: State) -> None:
     twin = next((n for n in state.active if n != name and n.casefold() == name.casefold()), None)
     if twin is not None:
-        raise NameClash(f"{name!r} differs from the function {twin!r} only in case.", existing=twin)
+        raise NameClash(f"{name!r} differs from the function {twin!r} only in case.", fix={"name": twin}, existing=twin)
+
+
+def _check_twins(names: Sequence[str]) -> None:
+    """Two functions of one request must not take each other's place."""
+    seen: set[str] = set()
+    for name in names:
+        if name.casefold() in seen:
+            raise NameClash(f"The request names {name!r} twice.", hint="Send each function once, under its own name.")
+        seen.add(name.casefold())
+
+
+def _check_variables(version: Version, known: Mapping[str, str]) -> None:
+    missing = [name for name in version.function.env if name not in known]
+    if missing:
+        listed = ", ".join(missing)
+        raise MissingEnv(f"{version} needs variables whose values are not kept: {listed}.", fix={"env": missing})
+
+
+def _with_env(draft: Draft, state: State) -> Draft:
+    """A file's draft with the variables of the version that is active: no file holds those."""
+    known = state.active.get(draft.name or "")
+    return replace(draft, env={name: state.variables[name] for name in known.function.env} if known else {})

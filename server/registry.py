@@ -1,4 +1,4 @@
-"""What is registered: versions, variables, snapshots and generations. One transaction is the commit point.
+"""What is registered: versions, variables, snapshots, generations and history. One transaction is the commit point.
 
 SQLite in the home folder. Everything else on disk is immutable and rebuilt from this. Calls block: callers
 on an event loop use a thread.
@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from sqlalchemy.exc import OperationalError
 
 from kernels.errors import InsufficientStorage
 from kernels.packages import Lock
-from server.functions import Function
+from server.functions import Declared, Function
 
 _schema = sql.MetaData()
 
@@ -62,6 +62,30 @@ _snapshots = sql.Table(
     sql.Column("reason", sql.Text, nullable=False),
     sql.Column("created", sql.Text, nullable=False),
 )
+_history = sql.Table(
+    "history",
+    _schema,
+    sql.Column("id", sql.Integer, primary_key=True),
+    sql.Column("at", sql.Text, nullable=False),
+    sql.Column("key", sql.Text, nullable=False),
+    sql.Column("request_id", sql.Text, nullable=False),
+    sql.Column("action", sql.Text, nullable=False),
+    sql.Column("name", sql.Text, index=True),
+    sql.Column("version", sql.Integer),
+    sql.Column("digest", sql.Text),
+    sql.Column("outcome", sql.Text, nullable=False),
+    sql.Column("duration_ms", sql.Float, nullable=False),
+)
+# Answers that are given again to the same Idempotency-Key.
+_answers = sql.Table(
+    "answers",
+    _schema,
+    sql.Column("key", sql.Text, primary_key=True),
+    sql.Column("body", sql.Text, nullable=False),
+    sql.Column("status", sql.Integer, nullable=False),
+    sql.Column("answer", sql.Text, nullable=False),
+    sql.Column("created", sql.Float, nullable=False),
+)
 # What was last written into the functions' folder: tells a stale file of ours from somebody's edit.
 _projected = sql.Table(
     "projected",
@@ -73,21 +97,28 @@ _projected = sql.Table(
 
 @dataclass(frozen=True)
 class Version:
-    """An immutable, numbered function. created is UTC, ISO 8601."""
+    """An immutable, numbered function, written `name@number`. created is UTC, ISO 8601."""
 
     function: Function
     number: int
     created: str
 
+    def __str__(self) -> str:
+        return f"{self.function.name}@{self.number}"
+
 
 @dataclass(frozen=True)
 class GenerationRow:
-    """What is known of a generation: its lock, and the digest of the requirements that it was made for."""
+    """What is known of a generation: its lock, and the requirements that it was made for, as JSON."""
 
     number: int
     lock: Lock
     inputs: str
     created: str
+
+    def has(self, requirement: str) -> bool:
+        """Whether its environment was made for a requirement, or has what it asks for anyway."""
+        return requirement in json.loads(self.inputs) or self.lock.satisfies(requirement)
 
 
 @dataclass(frozen=True)
@@ -99,28 +130,62 @@ class State:
     snapshot: int = 0
     generation: GenerationRow | None = None
 
+    def serves(self, version: Version) -> bool:
+        """Whether this version is the active one of its function."""
+        active = self.active.get(version.function.name)
+        return active is not None and active.number == version.number
+
     def variables_in_use(self) -> dict[str, str]:
         """Those that an active function names."""
         names = {name for version in self.active.values() for name in version.function.env}
         return {name: value for name, value in self.variables.items() if name in names}
 
-    def with_changes(self, functions: Collection[Function], removed: Collection[str], env: Mapping[str, str]) -> State:
-        """The state that would be, before anything is numbered: new versions have number 0."""
+    def with_changes(self, versions: Collection[Version], removed: Collection[str], env: Mapping[str, str]) -> State:
+        """The state with these versions active, those names not, and of the variables those that are in use."""
         active = {name: version for name, version in self.active.items() if name not in removed}
-        active |= {f.name: Version(f, 0, "") for f in functions}
-        return replace(self, active=dict(sorted(active.items())), variables={**self.variables, **env})
+        active |= {version.function.name: version for version in versions}
+        after = replace(self, active=dict(sorted(active.items())), variables={**self.variables, **env})
+        return replace(after, variables=after.variables_in_use())
+
+
+@dataclass(frozen=True)
+class Event:
+    """A line of history: who did what to which function, and what came of it.
+
+    key is the id of the caller's key, outcome ok, unchanged or an error's code; at is UTC, ISO 8601.
+    """
+
+    key: str
+    request_id: str
+    action: str
+    name: str | None
+    version: int | None
+    digest: str | None
+    outcome: str
+    duration_ms: float
+    at: str = ""
+    id: int = 0
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An answer that was given, with the digest of the body that it answered."""
+
+    body: str
+    status: int
+    answer: str
 
 
 @dataclass(frozen=True)
 class Commit:
-    """One change of the registry, whole or not at all."""
+    """One change of the registry, whole or not at all. state is what serves afterwards."""
 
     reason: str
-    snapshot: int
-    generation: GenerationRow
-    functions: Collection[Function] = ()
+    state: State
+    added: Collection[Version] = ()
+    activated: Collection[Version] = ()
     removed: Collection[str] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
+    events: Collection[Event] = ()
 
 
 class Registry:
@@ -140,6 +205,7 @@ class Registry:
         sql.event.listen(engine, "begin", _begin)
         try:
             _schema.create_all(engine)
+            _seal_history(engine)
             yield cls(engine)
         finally:
             engine.dispose()
@@ -153,6 +219,11 @@ class Registry:
         if last is None:
             return State(active, variables)
         return State(active, variables, last.number, self.generation(last.generation))
+
+    def last_snapshot(self) -> int:
+        """The number of the newest snapshot that was committed; 0 if there is none."""
+        with self._engine.begin() as connection:
+            return int(connection.execute(sql.select(sql.func.max(_snapshots.c.number))).scalar() or 0)
 
     def generation(self, number: int) -> GenerationRow | None:
         """One generation, or None."""
@@ -172,48 +243,79 @@ class Registry:
         with self._engine.begin() as connection:
             return connection.execute(query).scalar()
 
-    def commit(self, change: Commit) -> State:
-        """Make a change, in one transaction. Returns the state after it. Raises InsufficientStorage."""
-        try:
-            self._write(change)
-        except OperationalError as error:
-            if "full" not in str(error.orig):
-                raise
-            raise InsufficientStorage(f"The registry could not be written: {error.orig}.") from error
-        return self.state()
-
-    def _write(self, change: Commit) -> None:
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        with self._writing.begin() as connection:
-            for function in change.functions:
-                _add_version(connection, function, now)
+    def commit(self, change: Commit) -> None:
+        """Make a change, in one transaction. Raises InsufficientStorage."""
+        with _storing(), self._writing.begin() as connection:
+            _put_versions(connection, change)
             if change.removed:
                 connection.execute(sql.delete(_active).where(_active.c.name.in_(change.removed)))
-            for name, value in change.env.items():
-                row = insert(_variables).values(name=name, value=value)
-                connection.execute(row.on_conflict_do_update(index_elements=["name"], set_={"value": value}))
-            _drop_unused_variables(connection)
-            generation = change.generation
-            connection.execute(
-                insert(_generations)
-                .values(number=generation.number, lock=generation.lock.text, inputs=generation.inputs, created=now)
-                .on_conflict_do_update(index_elements=["number"], set_={"inputs": generation.inputs})
-            )
-            connection.execute(
-                sql.insert(_snapshots).values(
-                    number=change.snapshot, generation=generation.number, reason=change.reason, created=now
-                )
-            )
+            _put_variables(connection, change.state.variables)
+            _put_snapshot(connection, change)
+            _put_events(connection, change.events)
+
+    # -- versions
+
+    def next_number(self, name: str) -> int:
+        """The number of a function's next version."""
+        query = sql.select(sql.func.max(_versions.c.version)).where(_versions.c.name == name)
+        with self._engine.begin() as connection:
+            return int(connection.execute(query).scalar() or 0) + 1
+
+    def versions(self, name: str) -> list[Version]:
+        """Every version that a function ever had, newest first."""
+        query = sql.select(_versions).where(_versions.c.name == name).order_by(_versions.c.version.desc())
+        with self._engine.begin() as connection:
+            return [_version(row) for row in connection.execute(query)]
+
+    def version(self, name: str, number: int) -> Version | None:
+        """One of them, or None."""
+        query = sql.select(_versions).where((_versions.c.name == name) & (_versions.c.version == number))
+        with self._engine.begin() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else _version(row)
+
+    # -- history
+
+    def record(self, events: Collection[Event]) -> None:
+        """Add lines to the history that belong to no commit. Raises InsufficientStorage."""
+        with _storing(), self._writing.begin() as connection:
+            _put_events(connection, events)
+
+    def history(self, name: str | None, limit: int, before: int | None) -> list[Event]:
+        """Lines of history, newest first: of one function or of all, those with an id under `before`."""
+        query = sql.select(_history).order_by(_history.c.id.desc()).limit(limit)
+        query = query.where(_history.c.name == name) if name is not None else query
+        query = query.where(_history.c.id < before) if before is not None else query
+        with self._engine.begin() as connection:
+            return [Event(**row._mapping) for row in connection.execute(query)]
+
+    # -- answers to be given again
+
+    def kept(self, key: str, newer_than: float) -> Kept | None:
+        """The answer to an Idempotency-Key, if it was given after that moment (seconds since 1970)."""
+        query = sql.select(_answers).where((_answers.c.key == key) & (_answers.c.created > newer_than))
+        with self._engine.begin() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else Kept(row.body, row.status, row.answer)
+
+    def keep(self, key: str, kept: Kept, now: float, oldest: float) -> None:
+        """Remember an answer, and forget those from before `oldest`. Raises InsufficientStorage."""
+        row = {"key": key, "body": kept.body, "status": kept.status, "answer": kept.answer, "created": now}
+        with _storing(), self._writing.begin() as connection:
+            connection.execute(sql.delete(_answers).where((_answers.c.created <= oldest) | (_answers.c.key == key)))
+            connection.execute(sql.insert(_answers).values(row))
+
+    # -- the functions' folder
 
     def projected(self) -> dict[str, str]:
         """The digests of the files last written into the functions' folder, by name."""
         with self._engine.begin() as connection:
             return {row.name: row.digest for row in connection.execute(sql.select(_projected))}
 
-    def set_projected(self, digests: Mapping[str, str]) -> None:
-        """Remember what was written there."""
+    def set_projected(self, digests: Mapping[str, str], gone: Collection[str]) -> None:
+        """Remember what was written there, and forget what is gone."""
         with self._writing.begin() as connection:
-            connection.execute(sql.delete(_projected))
+            connection.execute(sql.delete(_projected).where(_projected.c.name.in_([*digests, *gone])))
             if digests:
                 rows = [{"name": name, "digest": digest} for name, digest in digests.items()]
                 connection.execute(sql.insert(_projected), rows)
@@ -231,23 +333,76 @@ def _begin(connection: sql.Connection) -> None:
     connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
 
 
-def _add_version(connection: sql.Connection, function: Function, now: str) -> None:
-    query = sql.select(sql.func.max(_versions.c.version)).where(_versions.c.name == function.name)
-    number = (connection.execute(query).scalar() or 0) + 1
-    connection.execute(
-        sql.insert(_versions).values(
-            name=function.name, version=number, digest=function.digest, value=_dump(function), created=now
+def _seal_history(engine: sql.Engine) -> None:
+    """Rows of history are added and never changed: a trigger refuses all else."""
+    with engine.begin() as connection:
+        for verb in ("UPDATE", "DELETE"):
+            connection.exec_driver_sql(
+                f"CREATE TRIGGER IF NOT EXISTS history_no_{verb.lower()} BEFORE {verb} ON history "
+                "BEGIN SELECT RAISE(ABORT, 'history is append-only'); END"
+            )
+        connection.exec_driver_sql(
+            "CREATE TRIGGER IF NOT EXISTS history_no_replace BEFORE INSERT ON history "
+            "WHEN EXISTS (SELECT 1 FROM history WHERE id = NEW.id) "
+            "BEGIN SELECT RAISE(ABORT, 'history is append-only'); END"
         )
+
+
+@contextmanager
+def _storing() -> Iterator[None]:
+    """Turn a full disk into our own error."""
+    try:
+        yield
+    except OperationalError as error:
+        if "full" not in str(error.orig):
+            raise
+        raise InsufficientStorage(f"The registry could not be written: {error.orig}.") from error
+
+
+def _put_versions(connection: sql.Connection, change: Commit) -> None:
+    for version in change.added:
+        function = version.function
+        row = {"name": function.name, "version": version.number, "digest": function.digest, "created": version.created}
+        connection.execute(sql.insert(_versions).values(**row, value=_dump(function)))
+    for version in (*change.added, *change.activated):
+        active = insert(_active).values(name=version.function.name, version=version.number)
+        connection.execute(active.on_conflict_do_update(index_elements=["name"], set_={"version": version.number}))
+
+
+def _put_variables(connection: sql.Connection, variables: Mapping[str, str]) -> None:
+    """These and no others: values that no active function names any more are not kept."""
+    connection.execute(sql.delete(_variables).where(_variables.c.name.not_in(variables)))
+    for name, value in variables.items():
+        row = insert(_variables).values(name=name, value=value)
+        connection.execute(row.on_conflict_do_update(index_elements=["name"], set_={"value": value}))
+
+
+def _put_snapshot(connection: sql.Connection, change: Commit) -> None:
+    generation, number = change.state.generation, change.state.snapshot
+    assert generation is not None, "a commit has a generation"
+    connection.execute(
+        insert(_generations)
+        .values(
+            number=generation.number,
+            lock=generation.lock.text,
+            inputs=generation.inputs,
+            created=generation.created,
+        )
+        .on_conflict_do_update(index_elements=["number"], set_={"inputs": generation.inputs})
     )
-    active = insert(_active).values(name=function.name, version=number)
-    connection.execute(active.on_conflict_do_update(index_elements=["name"], set_={"version": number}))
+    row = {"number": number, "generation": generation.number, "reason": change.reason, "created": moment()}
+    connection.execute(sql.insert(_snapshots).values(row))
 
 
-def _drop_unused_variables(connection: sql.Connection) -> None:
-    """Values that no active function names any more are not kept."""
-    rows = connection.execute(_active_versions()).all()
-    used = {name for row in rows for name in _version(row).function.env}
-    connection.execute(sql.delete(_variables).where(_variables.c.name.not_in(used)))
+def _put_events(connection: sql.Connection, events: Collection[Event]) -> None:
+    rows = [{k: v for k, v in asdict(event).items() if k != "id"} for event in events]
+    if rows:
+        connection.execute(sql.insert(_history), [row | {"at": row["at"] or moment()} for row in rows])
+
+
+def moment() -> str:
+    """Now, UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _active_versions() -> sql.Select[Any]:
@@ -255,15 +410,19 @@ def _active_versions() -> sql.Select[Any]:
     return sql.select(_versions).join(_active, on).order_by(_versions.c.name)
 
 
+_JSON = ("parameters", "returns")
+
+
 def _dump(function: Function) -> dict[str, Any]:
+    """As JSON; schemas as text in it, because the order of a schema's members is for people to read."""
     value = {name: getattr(function, name) for name in Function.__dataclass_fields__}
-    value["parameters"] = json.dumps(function.parameters)
-    return value
+    value |= {name: json.dumps(value[name]) for name in _JSON}
+    return value | {"declared": json.dumps(asdict(function.declared))}
 
 
 def _version(row: Any) -> Version:
     value = dict(row.value)
-    value["parameters"] = json.loads(value["parameters"])
-    for name in ("packages", "env"):
-        value[name] = tuple(value[name])
+    value |= {name: json.loads(value[name]) for name in _JSON if name in value}
+    value |= {name: tuple(value[name]) for name in ("packages", "env", "tags", "bound", "written") if name in value}
+    value["declared"] = Declared(**json.loads(value.get("declared", "{}")))
     return Version(Function(**value), row.version, row.created)

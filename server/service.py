@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +18,15 @@ from kernels.kernel import Kernel, Launch
 from kernels.outputs import Output
 from kernels.pool import Pool
 from kernels.progress import Report, silent
+from kernels.tasks import Task
+from server.calls import Calls
+from server.catalog import Catalog
+from server.changing import Changer, Serving
+from server.diffing import source_diff
 from server.errors import HomeInUse
-from server.functions import Draft
-from server.registrar import Registered, Registrar, find
-from server.registry import GenerationRow, Registry, Version
+from server.idempotency import Replays
+from server.registrar import Caller, Registered, Registrar, Synced, Wanted, find
+from server.registry import Event, GenerationRow, Registry, Version
 from server.settings import Settings
 
 T = TypeVar("T")
@@ -62,11 +67,16 @@ class Service:
         self.settings = settings
         self.home = home
         self.token = settings.require_token(home)
+        self.token_file = home.token if settings.token is None else None
         self.notes: list[str] = []
         self._registry = registry
         self._runtime = runtime
-        self.pool = Pool(lambda: self._launch(self._registrar.serving.generation), settings.limits())
-        self._registrar = Registrar(settings, home, registry, self.pool, self._launch)
+        self.pool = Pool(lambda: self._launch(self.serving.generation), settings.limits())
+        self._changer = Changer(settings, home, registry, self.pool, self._launch)
+        self._registrar = Registrar(self._changer, registry)
+        self.replays = Replays(registry)
+        self.calls = Calls(settings, self._registrar, registry, self.pool, self._changer.generation, self._launch)
+        self._catalog = Catalog(0)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @classmethod
@@ -81,33 +91,78 @@ class Service:
             with home.runtime() as runtime, Registry.open(home.database) as registry:
                 service = cls(settings, home, registry, runtime)
                 async with service.pool:
-                    service.notes = await service._registrar.start(report)
+                    synced = await service._registrar.start(report)
+                    service.notes = [f"{file}: {error.detail}" for file, error in synced.failures.items()]
                     try:
                         yield service
                     finally:
                         await service._finish()
 
+    @property
+    def serving(self) -> Serving:
+        """What serves now."""
+        return self._changer.serving
+
+    # -- changes
+
+    async def register(
+        self, wanted: Sequence[Wanted], caller: Caller, report: Report = silent, *, dry_run: bool = False
+    ) -> list[Registered]:
+        """Register functions; a caller who leaves does not stop it. Raises as `Registrar.register`."""
+        return await self._to_its_end(self._registrar.register(wanted, caller, report, dry_run=dry_run))
+
+    async def activate(
+        self, name: str, number: int, env: Mapping[str, str], caller: Caller, report: Report = silent
+    ) -> Registered:
+        """Have an older version serve again. Raises as `Registrar.activate`."""
+        return await self._to_its_end(self._registrar.activate(name, number, env, caller, report))
+
+    async def delete(self, name: str, caller: Caller) -> None:
+        """Take a function out of service. Raises FunctionNotFound, WouldBreak."""
+        await self._to_its_end(self._registrar.delete(name, caller, silent))
+
+    async def sync(self, caller: Caller, report: Report = silent) -> Synced:
+        """Register what changed in the functions' folder."""
+        return await self._to_its_end(self._registrar.sync(caller, report))
+
     # -- functions
 
-    async def register(self, draft: Draft, report: Report = silent) -> Registered:
-        """Register a function; a caller who leaves does not stop it. Raises as `Registrar.register`."""
-        return await self._to_its_end(self._registrar.register(draft, report))
+    @property
+    def catalog(self) -> Catalog:
+        """The active functions, as others find and see them."""
+        state = self.serving.state
+        if self._catalog.snapshot != state.snapshot:
+            self._catalog = Catalog(state.snapshot, tuple(state.active.values()))
+        return self._catalog
 
-    async def delete(self, name: str, report: Report = silent) -> None:
-        """Take a function out of service. Raises FunctionNotFound, WouldBreak."""
-        await self._to_its_end(self._registrar.delete(name, report))
-
-    def functions(self) -> list[Version]:
-        """The active versions, by name."""
-        return list(self._registrar.serving.state.active.values())
-
-    def names(self) -> list[str]:
-        """The names of the active functions."""
-        return list(self._registrar.serving.state.active)
+    def signatures(self) -> dict[str, str]:
+        """How the active functions are called, by name."""
+        return {name: version.function.signature for name, version in self.serving.state.active.items()}
 
     def function(self, name: str) -> Version:
         """One active version. Raises FunctionNotFound."""
-        return find(self._registrar.serving.state, name)
+        return find(self.serving.state, name)
+
+    async def versions(self, name: str) -> list[Version]:
+        """Every version of a function, newest first. Raises FunctionNotFound."""
+        return await self._registrar.versions(name)
+
+    async def version(self, name: str, number: int) -> Version:
+        """One of them. Raises FunctionNotFound, UnknownVersion."""
+        return await self._registrar.version(name, number)
+
+    async def diff(self, name: str, number: int, against: int | None) -> tuple[Version, Version, str]:
+        """Two versions and the unified diff from the first to the second; by default from the one before.
+
+        Raises FunctionNotFound, UnknownVersion.
+        """
+        new = await self.version(name, number)
+        old = await self.version(name, against if against is not None else max(1, number - 1))
+        return old, new, await asyncio.to_thread(source_diff, old.function, new.function, str(old), str(new))
+
+    async def history(self, name: str | None, limit: int, before: int | None) -> list[Event]:
+        """Lines of history, newest first."""
+        return await asyncio.to_thread(self._registry.history, name, limit, before)
 
     # -- executions
 
@@ -116,7 +171,7 @@ class Service:
     ) -> AsyncGenerator[tuple[Kernel, Output]]:
         """Run code and yield each item with its kernel; see `Pool.execute`. Close it to free the kernel."""
         limit = min(timeout or self.settings.timeout, self.settings.max_timeout)
-        return self.pool.execute(code, session=session, timeout=limit, max_output=self.settings.max_output)
+        return self.pool.execute(Task.code(code), session=session, timeout=limit, max_output=self.settings.max_output)
 
     # -- what there is
 
@@ -125,13 +180,13 @@ class Service:
         return await asyncio.to_thread(self._generations)
 
     def _generations(self) -> list[GenerationInfo]:
-        current = self._registrar.serving.generation.number
+        current = self.serving.generation.number
         rows = self._registry.generations()
-        return [_describe(row, self._registrar.generation(row), current) for row in rows]
+        return [_describe(row, self._changer.generation(row), current) for row in rows]
 
     def health(self) -> Health:
         """Whether it serves, and how busy it is. No secret, no name of a function."""
-        serving, (running, waiting) = self._registrar.serving, self.pool.admission.load
+        serving, (running, waiting) = self.serving, self.pool.admission.load
         return Health(
             status="full" if self.pool.admission.full else "ok",
             kernel=serving.generation.kernel_name,
@@ -167,7 +222,7 @@ class Service:
     async def _finish(self) -> None:
         if self._tasks:
             await asyncio.wait(self._tasks)
-        await self._registrar.finish()
+        await self._changer.finish()
 
 
 def _describe(row: GenerationRow, generation: Generation, current: int) -> GenerationInfo:

@@ -134,7 +134,7 @@ def print_banner(service: Service, console: Console, port: int, seconds: float) 
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{port}"
     table = Table.grid(padding=(0, 2))
-    names = ", ".join(v.function.name for v in service.functions()) or "none yet"
+    names = ", ".join(service.signatures()) or "none yet"
     for name, value in (
         ("API", url),
         ("Docs", f"{url}/docs  (any user name, the token as password)"),

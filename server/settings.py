@@ -75,6 +75,9 @@ class Settings(BaseSettings):
         int,
         Field(ge=1024, le=16 * 1024 * 1024, description="Characters of text an execution may answer"),
     ] = 1024 * 1024
+    max_content: Annotated[
+        int, Field(ge=256, le=1024 * 1024, description="Characters of a call's result that a model is shown")
+    ] = 16 * 1024
     max_body: Annotated[int, Field(ge=1024, description="Largest request body, in bytes")] = 1024 * 1024
     build_timeout: Annotated[float, Field(gt=0, description="Seconds for one step of the installer")] = 600.0
     import_timeout: Annotated[

@@ -1,22 +1,28 @@
 """Active functions as files: a snapshot's package for kernels, and the projection that people read and edit.
 
 A snapshot is a folder with `aigbb_functions/` (one module a function and an `__init__` that imports each by
-itself) and `environment.json` (the variables' values, mode 0600). It is written once and never changed.
+itself), `manifest.json` (version and digest of each) and `environment.json` (the variables' values, mode 0600).
+It is written once and never changed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kernels.home import write_atomically
 from kernels.packages import parse_requirements
-from server.functions import Draft, Function
+from server.errors import InvalidRequest
+from server.functions import Declared, Draft, Function
 
 PACKAGE = "aigbb_functions"
 
@@ -76,18 +82,61 @@ def render_init(names: Iterable[str]) -> str:
     return _INIT.format(names=f"(\n{listed})" if listed else "()", package=PACKAGE)
 
 
-def write_snapshot(folder: Path, functions: Collection[Function], variables: Mapping[str, str]) -> None:
-    """Write a snapshot under a name of its own, then rename it: a folder with a number is whole."""
+def write_snapshot(
+    folder: Path,
+    functions: Collection[Function],
+    variables: Mapping[str, str],
+    numbers: Mapping[str, int] | None = None,
+    previous: Path | None = None,
+) -> None:
+    """Write a snapshot under a name of its own, then rename it: a folder with a number is whole.
+
+    numbers are the functions' versions, by name. Files that are the same in `previous` are linked from there.
+    """
     aside = folder.with_name(f".writing-{folder.name}")
     for left in (aside, folder):
         shutil.rmtree(left, ignore_errors=not left.exists())
     package = aside / PACKAGE
     package.mkdir(parents=True, mode=0o700)
+    manifest = {f.name: _known(f, numbers or {}) for f in functions}
+    before = _manifest(previous)
     for function in functions:
-        (package / f"{function.name}.py").write_text(function.source, encoding="utf-8", newline="")
+        file = package / f"{function.name}.py"
+        same = before.get(function.name, {}).get("digest") == manifest[function.name]["digest"]
+        if not (previous and same and _linked(previous / PACKAGE / file.name, file, function.source)):
+            file.write_text(function.source, encoding="utf-8", newline="")
     (package / "__init__.py").write_text(render_init(f.name for f in functions), encoding="utf-8")
+    write_atomically(aside / "manifest.json", json.dumps(manifest))
     write_atomically(aside / "environment.json", json.dumps(dict(variables)), mode=0o600)
     aside.rename(folder)
+
+
+def _known(function: Function, numbers: Mapping[str, int]) -> dict[str, Any]:
+    """What a kernel is told of a function: whether it has to load it again, and how calls are to be checked."""
+    return {
+        "version": numbers.get(function.name, 0),
+        "digest": digest_of(function.source),
+        "uses": PACKAGE in function.source,
+        "written": list(function.written),
+        "declared": function.declared.parameters is not None,
+    }
+
+
+def _manifest(snapshot: Path | None) -> dict[str, Any]:
+    file = snapshot / "manifest.json" if snapshot else None
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file and file.exists() else {}
+    return found
+
+
+def _linked(there: Path, here: Path, source: str) -> bool:
+    """Whether the file is shared now. One that a kernel has tampered with is not passed on."""
+    try:
+        if there.read_bytes() != source.encode("utf-8"):
+            return False
+        os.link(there, here)
+    except OSError:
+        return False  # gone, or a disk that has no links: it is written anew
+    return True
 
 
 def prune_snapshots(folder: Path, keep: Collection[int], newest: int) -> None:
@@ -111,7 +160,11 @@ def digest_of(source: str) -> str:
 
 @dataclass(frozen=True)
 class Projection:
-    """The functions' folder and `extra-requirements.txt` beside it: what people see, edit and keep in git."""
+    """The functions' folder and `extra-requirements.txt` beside it: what people see, edit and keep in git.
+
+    What a function has beside its source (tags, bound names, a declared description or schema) is in a file of its
+    name that ends in `.json`; most have none.
+    """
 
     folder: Path
 
@@ -120,22 +173,27 @@ class Projection:
         """The file with the packages that registrations added."""
         return self.folder.parent / "extra-requirements.txt"
 
-    def write(self, functions: Collection[Function], before: Mapping[str, str]) -> dict[str, str]:
-        """Bring both up to date. `before` has the digests that the last call returned; so does the answer.
+    def write(
+        self, functions: Collection[Function], before: Mapping[str, str], names: Collection[str] | None = None
+    ) -> dict[str, str]:
+        """Bring both up to date. `before` has the digests of what was written last; the answer what was now.
 
-        A file that somebody edited since is left alone: the next start registers it.
+        names are those that changed or went, None for all. A file that somebody edited since is left alone: the
+        next start, or `aigbb sync`, registers it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        now = {name: digest_of(source) for name, source in self.sources().items()}
+        now = {name: digest_of(source + self._beside(name)) for name, source in self.sources(names).items()}
         untouched = {name for name, digest in now.items() if before.get(name) == digest}
         for name in untouched - {f.name for f in functions}:
             (self.folder / f"{name}.py").unlink()
+            (self.folder / f"{name}.json").unlink(missing_ok=True)
         written = {}
-        for function in functions:
+        for function in (f for f in functions if names is None or f.name in names):
+            digest = digest_of(function.source + beside(function))
             if function.name not in now or function.name in untouched:
-                write_if_other(self.folder / f"{function.name}.py", function.source)
-                written[function.name] = digest_of(function.source)
-            elif now[function.name] == (digest := digest_of(function.source)):
+                self._put(function)
+                written[function.name] = digest
+            elif now[function.name] == digest:
                 written[function.name] = digest
         write_if_other(self.folder / "__init__.py", render_init(f.name for f in functions))
         write_if_other(self.requirements, self._render_requirements(functions))
@@ -145,20 +203,44 @@ class Projection:
         """The names of files that are new or that somebody changed: not active, not written by us."""
         return [
             name
-            for name, source in self.sources().items()
-            if before.get(name) != digest_of(source) and (name not in functions or functions[name].source != source)
+            for name, text in ((name, source + self._beside(name)) for name, source in self.sources().items())
+            if before.get(name) != digest_of(text)
+            and (name not in functions or functions[name].source + beside(functions[name]) != text)
         ]
 
-    def sources(self) -> dict[str, str]:
-        """The functions' files as they are, by name. Files that cannot be functions are not looked at."""
-        paths = sorted(p for p in self.folder.glob("*.py") if p.is_file() and not p.name.startswith(("_", ".")))
+    def sources(self, names: Collection[str] | None = None) -> dict[str, str]:
+        """The functions' files as they are, by name: all, or some. Others in that folder are not looked at."""
+        found = self.folder.glob("*.py") if names is None else (self.folder / f"{name}.py" for name in names)
+        paths = sorted(p for p in found if p.is_file() and not p.name.startswith(("_", ".")))
         return {p.stem: p.read_bytes().decode("utf-8", "surrogateescape") for p in paths}
 
-    def drafts(self, names: Collection[str]) -> list[Draft]:
-        """The files of these names, each with the packages that the requirements say it uses."""
+    def drafts(self, names: Collection[str]) -> dict[str, Draft | InvalidRequest]:
+        """The files of these names, each with the packages that the requirements say it uses, or why there is none."""
         packages = self.packages()
-        sources = self.sources()
-        return [Draft(sources[name], name, packages.get(name, ())) for name in names]
+        found: dict[str, Draft | InvalidRequest] = {}
+        for name, source in self.sources(names).items():
+            try:
+                told = _Beside.model_validate_json(self._beside(name) or "{}")
+            except ValidationError as error:
+                first = error.errors(include_url=False, include_input=False)[0]
+                where = ".".join(map(str, first["loc"]))
+                found[name] = InvalidRequest(f"{name}.json is not valid. {where}: {first['msg']}", hint=_BESIDE_HINT)
+            else:
+                declared = Declared(told.description, told.input_schema, told.responses)
+                found[name] = Draft(source, name, packages.get(name, ()), {}, told.tags, told.bound, declared)
+        return found
+
+    def _beside(self, name: str) -> str:
+        path = self.folder / f"{name}.json"
+        return path.read_bytes().decode("utf-8", "surrogateescape") if path.is_file() else ""
+
+    def _put(self, function: Function) -> None:
+        write_if_other(self.folder / f"{function.name}.py", function.source)
+        path, text = self.folder / f"{function.name}.json", beside(function)
+        if text:
+            write_if_other(path, text)
+        else:
+            path.unlink(missing_ok=True)
 
     def packages(self) -> dict[str, list[str]]:
         """Requirement lines by the function that uses them; "" holds those that people added."""
@@ -188,6 +270,35 @@ class Projection:
         lines = [line for line in text.splitlines() if line.strip() and not _USED_BY.search(line)]
         lines += [f"{r}  # used by: {', '.join(names)}" for r, names in sorted(users.items())]
         return _HEADER + "".join(f"{line}\n" for line in lines)
+
+
+class _Beside(BaseModel):
+    """What a function's `.json` file may hold."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tags: list[str] = []
+    bound: list[str] = []
+    description: str | None = None
+    input_schema: dict[str, Any] | None = None
+    responses: dict[str, Any] | None = None
+
+
+_BESIDE_HINT = "It may hold tags, bound, description, input_schema and responses, as a registration does."
+
+
+def beside(function: Function) -> str:
+    """The text of a function's `.json` file; empty if it needs none."""
+    declared = function.declared
+    all_of_it = {
+        "tags": list(function.tags),
+        "bound": list(function.bound),
+        "description": declared.description,
+        "input_schema": declared.parameters,
+        "responses": declared.returns,
+    }
+    told = _Beside.model_validate(all_of_it).model_dump(exclude_defaults=True)
+    return json.dumps(told, indent=2, ensure_ascii=False) + "\n" if told else ""
 
 
 def write_if_other(path: Path, text: str) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,12 @@ from kernels.environments import Generation
 from kernels.errors import AigbbError
 from kernels.home import Home
 from kernels.packages import Lock
-from kernels.probing import Probe
+from kernels.probing import Described, Probe
 from kernels.progress import Report, Step
 from server.errors import WouldBreak
-from server.functions import Function, Parsed
+from server.functions import Function, Parsed, Warn
 from server.registry import State
+from server.schemas import compose, inline
 from server.settings import Settings
 from server.snapshots import PACKAGE
 
@@ -35,16 +35,26 @@ WARM = {
 class Trial:
     """What is to be proved: a state, written as a snapshot, in a generation.
 
-    previous is the lock of the generation before, where this one is new; None where it serves already.
+    parsed are new, activated names older versions that are to serve again. previous is the lock of the
+    generation before, where this one is new; None where it serves already.
     """
 
     generation: Generation
     snapshot: Path
     after: State
     parsed: Sequence[Parsed]
+    activated: Sequence[str]
     removed: Collection[str]
     is_new: bool
     previous: Lock | None
+
+
+@dataclass(frozen=True)
+class Verified:
+    """The new functions with their schemas, and what their authors should know, by name."""
+
+    functions: Sequence[Function] = ()
+    warnings: Mapping[str, Sequence[Warn]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,35 +64,45 @@ class Verifier:
     settings: Settings
     home: Home
 
-    async def verify(self, trial: Trial, report: Report) -> list[Function]:
-        """Import what the change touches; returns the changed functions with their schemas.
+    async def verify(self, trial: Trial, report: Report) -> Verified:
+        """Import what the change touches, and see what parameters and results the new functions have.
 
         Raises ProbeError's children for those, WouldBreak for other functions.
         """
-        changed = [p.function.name for p in trial.parsed]
+        changed = [*(p.function.name for p in trial.parsed), *trial.activated]
         names = [*changed, *_others(trial, changed)]
         warm = _warm(trial)
         if not names and not warm:
-            return []
+            return Verified()
         what = "1 function" if len(names) == 1 else f"{len(names)} functions"
         report(Step("verify", f"Importing {what} in {trial.generation.kernel_name}"))
-        findings = await self._probe(trial).ask(trial.generation, trial.snapshot, names, describe=changed, warm=warm)
-        _raise_failures(findings.failures, changed)
-        return [_with_schema(p, findings.schemas[p.function.name]) for p in trial.parsed]
+        findings = await self._probe(trial).ask(
+            trial.generation,
+            trial.snapshot,
+            names,
+            describe={p.function.name: _as_written(p) for p in trial.parsed},
+            imports={p.function.name: p.written.imports for p in trial.parsed},
+            warm=warm,
+        )
+        _raise_failures(findings.failures, changed, trial)
+        described = [(p, findings.contracts[p.function.name]) for p in trial.parsed]
+        functions = [_with_schemas(parsed, found) for parsed, found in described]
+        return Verified(functions, {p.function.name: _warnings(p, found) for p, found in described})
 
     def _probe(self, trial: Trial) -> Probe:
         passed, python = self.settings.kernel_environment(), trial.generation.python
         env = sandbox.kernel_environment(python, self.home.work, self.home.cache, passed)
         secrets = tuple(trial.after.variables_in_use().values())
-        return Probe(env, self.home.work, self.settings.import_timeout, secrets)
+        return Probe(env, self.home.work, self.settings.import_timeout, secrets, str(self.home.path))
 
 
 def _others(trial: Trial, changed: Collection[str]) -> list[str]:
-    """All other functions in a new environment; else those whose source may import one that goes."""
+    """All other functions in a new environment; else those whose source may use one that changes or goes."""
     active = [version.function for version in trial.after.active.values() if version.function.name not in changed]
     if trial.is_new:
         return [f.name for f in active]
-    return [f.name for f in active if PACKAGE in f.source and any(name in f.source for name in trial.removed)]
+    touched = {*changed, *trial.removed}
+    return [f.name for f in active if PACKAGE in f.source and any(name in f.source for name in touched)]
 
 
 def _warm(trial: Trial) -> list[str]:
@@ -93,17 +113,36 @@ def _warm(trial: Trial) -> list[str]:
     return [module for name, module in WARM.items() if trial.generation.lock.pins.get(name) != old.get(name)]
 
 
-def _with_schema(parsed: Parsed, schema: Mapping[str, object]) -> Function:
-    """A function with its parameters' schema, without the defaults that are computed at each call."""
-    copy: dict[str, Any] = json.loads(json.dumps(schema))
-    properties = copy.get("properties", {})
-    for name in parsed.computed & properties.keys():
-        properties[name].pop("default", None)
-    return replace(parsed.function, parameters=copy)
+def _as_written(parsed: Parsed) -> dict[str, Any]:
+    declared = parsed.function.declared.parameters is not None
+    return {"parameters": [dict(p) for p in parsed.function.written], "declared": declared}
 
 
-def _raise_failures(failures: Mapping[str, AigbbError], changed: Collection[str]) -> None:
-    """The author's own failure first; those of other functions mean that the packages would break them."""
+def _with_schemas(parsed: Parsed, found: Described) -> Function:
+    """A function with the schemas that its author declared, else those found in its environment."""
+    function, written = parsed.function, parsed.written
+    parameters = function.declared.parameters
+    if parameters is None:
+        parameters = compose(found.parameters, written.texts)
+    returns = function.declared.returns
+    if returns is None:
+        returns = inline(found.returns)
+        if written.result and "description" not in returns:
+            returns = returns | {"description": written.result}
+    return replace(function, parameters=parameters, returns=returns)
+
+
+def _warnings(parsed: Parsed, found: Described) -> list[Warn]:
+    if not found.hidden or parsed.function.declared.parameters is not None:
+        return []
+    message = (
+        "A decorator hides the signature: parameters may be missing, and types are not checked. Use functools.wraps."
+    )
+    return [Warn("hidden_signature", message)]
+
+
+def _raise_failures(failures: Mapping[str, AigbbError], changed: Collection[str], trial: Trial) -> None:
+    """The author's own failure first; those of other functions mean that the change would break them."""
     for name in changed:
         if name in failures:
             raise failures[name]
@@ -112,4 +151,8 @@ def _raise_failures(failures: Mapping[str, AigbbError], changed: Collection[str]
     if failures:
         broken = [{"function": name, "error": error.detail} for name, error in failures.items()]
         listed = ", ".join(sorted(failures))
-        raise WouldBreak(f"With these packages, {listed} would not import any more.", functions=broken)
+        if trial.is_new:
+            raise WouldBreak(f"With these packages, {listed} would not import any more.", functions=broken)
+        cause = f"Without {', '.join(trial.removed)}" if trial.removed else f"With this {', '.join(changed)}"
+        hint = "Nothing was changed. Change or delete first what uses it."
+        raise WouldBreak(f"{cause}, {listed} would not import any more.", hint=hint, functions=broken)

@@ -3,102 +3,68 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi.sse import ServerSentEvent
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from kernels.kernel import Kernel
-from kernels.outputs import Clear, Display, Done, Error, Execution, Output, Result, Stream
+from kernels.outputs import Clear, Display, Done, Error, Execution, Output, Refused, Result, Returned, Stream
 from kernels.progress import Step
 from server.errors import AigbbError
-from server.functions import Draft
 from server.hints import hint_for
-from server.registrar import Registered
-from server.registry import Version
 
 PROBLEM_TYPE = "application/problem+json"
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
+    """What a caller sends: valid Unicode, finite numbers, no unknown field."""
+
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
     def _unicode(cls, data: Any) -> Any:
-        """JSON can spell half a character; nothing behind this door can."""
-        if not _is_unicode(data):
-            raise ValueError("A text holds a lone surrogate.")
-        return data
+        return checked(data)
 
 
-def _is_unicode(value: Any) -> bool:
+MAX_DEPTH = 100
+
+
+def checked(value: Any, depth: int = MAX_DEPTH) -> Any:
+    """The same JSON value. Raises ValueError for what JSON can spell, but nothing behind this door can."""
     match value:
-        case str():
-            return value.isascii() or value.encode("utf-8", "replace").decode("utf-8") == value
+        case str() if not value.isascii() and value.encode("utf-8", "replace").decode("utf-8") != value:
+            raise ValueError("A text holds a lone surrogate.")
+        case float() if not math.isfinite(value):
+            raise ValueError("A number is not finite.")
+        case dict() | list() if depth == 0:
+            raise ValueError(f"The value is nested deeper than {MAX_DEPTH} levels.")
         case list():
-            return all(map(_is_unicode, value))
+            for item in value:
+                checked(item, depth - 1)
         case dict():
-            return all(_is_unicode(k) and _is_unicode(v) for k, v in value.items())
-    return True
+            for key, item in value.items():
+                checked(key)
+                checked(item, depth - 1)
+    return value
 
 
-class _Answer(BaseModel):
+class Answer(BaseModel):
+    """What a caller gets."""
+
     model_config = ConfigDict(from_attributes=True)
 
 
 # -- requests
 
 
-_REGISTER_EXAMPLE: dict[str, Any] = {
-    "name": "slug",
-    "source": "from slugify import slugify\n\ndef slug(text: str) -> str:\n    return slugify(text)\n",
-    "packages": ["python-slugify"],
-    "env": {},
-}
-
-
-class RegisterBody(_Body):
-    """A function to register. The names of the original API (functionName, ...) are taken as well."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [_REGISTER_EXAMPLE]})
-
-    name: Annotated[
-        str | None,
-        Field(
-            validation_alias=AliasChoices("name", "functionName"),
-            description="Name of the function; may be left out when the source defines exactly one",
-        ),
-    ] = None
-    source: Annotated[
-        str,
-        Field(
-            validation_alias=AliasChoices("source", "functionScript"),
-            description="Python source that defines the function; at most 256 KiB",
-        ),
-    ]
-    packages: Annotated[
-        list[str] | str, Field(description="Requirements, as a list or one a line; names and versions only")
-    ] = []
-    env: Annotated[
-        dict[str, str],
-        Field(
-            validation_alias=AliasChoices("env", "envVariables"),
-            description="Environment variables of the kernel; values are never shown again",
-        ),
-    ] = {}
-
-    def draft(self) -> Draft:
-        """The same as a value of ours."""
-        lines = self.packages.splitlines() if isinstance(self.packages, str) else self.packages
-        return Draft(self.source, self.name, tuple(lines), self.env)
-
-
-class ExecuteBody(_Body):
+class ExecuteBody(Body):
     """Code to run."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"code": "word_count('to be or not to be')"}]})
@@ -110,7 +76,7 @@ class ExecuteBody(_Body):
     timeout: Annotated[float | None, Field(gt=0, description="Seconds; default AIGBB_TIMEOUT")] = None
 
 
-class SessionBody(_Body):
+class SessionBody(Body):
     """A session to open."""
 
     id: Annotated[
@@ -122,90 +88,7 @@ class SessionBody(_Body):
 # -- answers
 
 
-class WarningAnswer(_Answer):
-    """Something the author should know."""
-
-    code: str
-    message: str
-
-
-class FunctionAnswer(_Answer):
-    """A registered function."""
-
-    name: str
-    version: int
-    signature: str
-    description: str
-    parameters: Annotated[dict[str, Any], Field(description="JSON Schema of the arguments, as one object")]
-    packages: list[str]
-    env: Annotated[list[str], Field(description="Names only")]
-    digest: str
-    created: str
-
-    @classmethod
-    def of(cls, version: Version, **more: Any) -> Any:
-        """From a version."""
-        function = version.function
-        return cls(
-            name=function.name,
-            version=version.number,
-            signature=function.signature,
-            description=function.description,
-            parameters=dict(function.parameters),
-            packages=list(function.packages),
-            env=list(function.env),
-            digest=f"sha256:{function.digest}",
-            created=version.created,
-            **more,
-        )
-
-
-class FunctionDetail(FunctionAnswer):
-    """A registered function with its source."""
-
-    source: str
-
-
-class PackageChanges(_Answer):
-    """What the registration changed in the environment, as name==version."""
-
-    added: list[str] = []
-    removed: list[str] = []
-    changed: list[str] = []
-
-
-class RegisterAnswer(FunctionAnswer):
-    """What became of a registration."""
-
-    unchanged: bool
-    kernel: str
-    generation: int
-    snapshot: int
-    new_generation: Annotated[bool, Field(description="Whether a new environment was built")]
-    resolution: Annotated[str, Field(description="Where versions came from: kept, cache, index")]
-    package_changes: PackageChanges
-    warnings: list[WarningAnswer]
-    timings_ms: dict[str, float]
-
-    @classmethod
-    def of_registered(cls, done: Registered) -> RegisterAnswer:
-        """From what the registrar says."""
-        answer: RegisterAnswer = cls.of(
-            done.version,
-            unchanged=done.unchanged,
-            kernel=done.serving.generation.kernel_name,
-            generation=done.serving.generation.number,
-            snapshot=done.serving.state.snapshot,
-            new_generation=done.new_generation,
-            resolution=done.resolution,
-            package_changes=PackageChanges(**done.packages),
-            warnings=[WarningAnswer.model_validate(w) for w in done.warnings],
-            timings_ms=dict(done.timings_ms),
-        )
-        return answer
-
-
-class ErrorDetail(_Answer):
+class ErrorDetail(Answer):
     """An exception in the caller's code; the traceback holds the caller's frames only, without colours."""
 
     ename: str
@@ -214,7 +97,7 @@ class ErrorDetail(_Answer):
     frames_hidden: int
 
 
-class ExecuteAnswer(_Answer):
+class ExecuteAnswer(Answer):
     """What an execution did. output, result and error come first, as in the original API."""
 
     output: Annotated[str, Field(description="What was written to stdout")]
@@ -227,6 +110,7 @@ class ExecuteAnswer(_Answer):
     stderr: str
     error_detail: ErrorDetail | None
     hint: Annotated[str | None, Field(description="What to do about the error, where there is something to say")]
+    fix: Annotated[dict[str, Any] | None, Field(description="The same for a program, where it can be applied by one")]
     session: str | None
     kernel: str
     execution_count: int | None
@@ -236,7 +120,7 @@ class ExecuteAnswer(_Answer):
     kernel_lost: Annotated[bool, Field(description="The kernel ended; in a session, variables are gone")]
 
 
-class SessionAnswer(_Answer):
+class SessionAnswer(Answer):
     """A session. It ends at `expires` unless used before."""
 
     id: str
@@ -249,7 +133,7 @@ class SessionAnswer(_Answer):
     expires: datetime
 
 
-class GenerationAnswer(_Answer):
+class GenerationAnswer(Answer):
     """An environment; `kernel` is its name in Jupyter."""
 
     number: int
@@ -261,7 +145,7 @@ class GenerationAnswer(_Answer):
     packages: dict[str, str]
 
 
-class HealthAnswer(_Answer):
+class HealthAnswer(Answer):
     """Whether the service serves, and how busy it is."""
 
     status: str
@@ -339,41 +223,45 @@ def as_notebook(item: Stream | Display | Result | Error) -> dict[str, Any]:
 
 
 def execute_answer(
-    execution: Execution, kernel: Kernel, session: str | None, total_ms: float, functions: Collection[str]
+    execution: Execution, kernel: Kernel, session: str | None, total_ms: float, signatures: Mapping[str, str]
 ) -> ExecuteAnswer:
-    """A folded execution. functions are the names that the code could use, for hints."""
+    """A folded execution. signatures are those of the functions that the code could use, for hints."""
     done, error = execution.done, execution.error
+    hint = hint_for(error, signatures)
     return ExecuteAnswer(
         output=execution.text("stdout"),
         result=execution.result,
-        error=_error_line(done, error),
+        error=error_line(done, error),
         status=done.status,
         outputs=[as_notebook(item) for item in execution.outputs],
         stderr=execution.text("stderr"),
         error_detail=ErrorDetail.model_validate(error) if error else None,
-        hint=hint_for(error, functions),
+        hint=hint.text if hint else None,
+        fix=dict(hint.fix) if hint and hint.fix else None,
         session=session,
         kernel=kernel.name,
         execution_count=done.execution_count,
-        **_times(done, total_ms),
+        **times(done, total_ms),
         truncated=done.truncated,
         kernel_lost=done.kernel_lost,
     )
 
 
-def _times(done: Done, total_ms: float) -> dict[str, float]:
+def times(done: Done, total_ms: float) -> dict[str, float]:
+    """How long the code ran, and how long it waited, in milliseconds."""
     duration = round(done.seconds * 1000, 1)
     return {"duration_ms": duration, "waited_ms": max(0.0, round(total_ms - duration, 1))}
 
 
-def _error_line(done: Done, error: Error | None) -> str | None:
+def error_line(done: Done, error: Error | None) -> str | None:
+    """One line: what went wrong, or None."""
     if done.detail is not None:
         return done.detail
     return f"{error.ename}: {error.evalue}" if error else None
 
 
 def execution_event(
-    item: Output, kernel: Kernel, session: str | None, total_ms: float, functions: Collection[str]
+    item: Output, kernel: Kernel, session: str | None, total_ms: float, signatures: Mapping[str, str]
 ) -> ServerSentEvent:
     """One item as an event: stdout, stderr, display, update, result, error, clear, and done at the end."""
     match item:
@@ -385,13 +273,17 @@ def execution_event(
         case Result():
             return ServerSentEvent(event="result", data=as_notebook(item))
         case Error():
-            return ServerSentEvent(event="error", data=as_notebook(item) | {"hint": hint_for(item, functions)})
+            hint = hint_for(item, signatures)
+            extra = {"hint": hint.text if hint else None, "fix": dict(hint.fix) if hint and hint.fix else None}
+            return ServerSentEvent(event="error", data=as_notebook(item) | extra)
         case Clear():
             return ServerSentEvent(event="clear", data={})
+        case Returned() | Refused():
+            raise TypeError("a call's answer is no event of an execution")
         case Done():
             data = {name: getattr(item, name) for name in item.__slots__ if name != "seconds"}
-            extra = {"session": session, "kernel": kernel.name, **_times(item, total_ms)}
-            return ServerSentEvent(event="done", data=data | extra)
+            data |= {"session": session, "kernel": kernel.name, **times(item, total_ms)}
+            return ServerSentEvent(event="done", data=data)
 
 
 def step_event(step: Step, elapsed_ms: float) -> ServerSentEvent:
@@ -401,28 +293,33 @@ def step_event(step: Step, elapsed_ms: float) -> ServerSentEvent:
     )
 
 
-def validation_errors(errors: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def validation_errors(errors: Iterable[Mapping[str, Any]], known: Collection[str]) -> list[dict[str, Any]]:
     """What is wrong with a body, one entry a field, unknown ones first: they are often misspelt.
 
-    Never what was sent: it may hold a secret.
+    known are the fields that there are. Never what was sent: it may hold a secret.
     """
     found = [
-        {"field": ".".join(map(str, error["loc"][1:])), "message": error["msg"], "type": error["type"]}
+        {"field": ".".join(map(str, error["loc"][1:])), "message": _in_words(error), "type": error["type"]}
         for error in errors
     ]
     missing = [one["field"] for one in found if one["type"] == "missing"]
     for one in found:
         if one["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(one["field"], [*missing, *_FIELDS], n=1)
+            near = difflib.get_close_matches(one["field"], [*missing, *known], n=1)
             one["message"] = f"Unknown field{f', did you mean {near[0]!r}?' if near else ''}"
+            one.update({"suggestion": near[0]} if near else {})
     return sorted(found, key=lambda one: one["type"] != "extra_forbidden")
 
 
-_FIELDS = sorted(
-    {
-        name
-        for body in (RegisterBody, ExecuteBody, SessionBody)
-        for field_name, field in body.model_fields.items()
-        for name in (field_name, *(map(str, getattr(field.validation_alias, "choices", ()))))
-    }
-)
+def _in_words(error: Mapping[str, Any]) -> str:
+    """pydantic's message, in JSON's words."""
+    if error["type"] == "dict_type":
+        return "Input should be a JSON object"
+    return str(error["msg"]).removeprefix("Value error, ")
+
+
+def fields_of(*bodies: type[Body]) -> list[str]:
+    """The names of all fields, with their other spellings."""
+    fields = [pair for body in bodies for pair in body.model_fields.items()]
+    aliases = (map(str, getattr(field.validation_alias, "choices", ())) for _, field in fields)
+    return sorted({*(name for name, _ in fields), *(name for names in aliases for name in names)})

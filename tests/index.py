@@ -93,6 +93,11 @@ def _record(contents: Mapping[str, str], info: str) -> str:
     return "".join(rows) + f"{info}/RECORD,,\n"
 
 
+class Server(ThreadingHTTPServer):
+    # The installer asks for fifty packages at once; those that find no place wait for a second.
+    request_queue_size = 100
+
+
 class Handler(SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         """Say nothing."""
@@ -102,7 +107,7 @@ class Handler(SimpleHTTPRequestHandler):
 def serve_index(folder: Path) -> Iterator[Index]:
     """Serve an index from `folder`."""
     (folder / "simple").mkdir(parents=True)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
+    server = Server(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from kernels.progress import Step
 from server.functions import Draft
+from server.registrar import Caller, Wanted
 from server.service import Service
 from server.settings import Settings
 
@@ -52,7 +53,8 @@ async def main(folder: Path, cache: Path, point: str) -> None:
     async with Service.open(settings) as service:
         if point.startswith("rename "):
             watch_renames(point.removeprefix("rename "))
-        await service.register(Draft(SOURCE, "crashed", ["iniconfig"], {"CRASH_KEY": "hidden"}), report)
+        draft = Draft(SOURCE, "crashed", ["iniconfig"], {"CRASH_KEY": "hidden"})
+        await service.register([Wanted(draft)], Caller(), report)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -14,22 +15,29 @@ ROOT = Path(__file__).parents[1]
 # Each module may import those on lines above its own, and those on its own line only where noted.
 ORDER = [
     ["kernels.errors", "kernels.progress", "kernels.outputs", "kernels.home"],
-    ["kernels.sandbox"],
+    ["kernels.sandbox", "kernels.tasks", "kernels.admission"],
     ["kernels.packages"],
     ["kernels.environments"],
     ["kernels.kernelspecs", "kernels.probing", "kernels.kernel"],
     ["kernels.pool"],
-    ["server.errors", "server.reading"],
-    ["server.settings", "server.functions"],
-    ["server.registry", "server.snapshots"],
-    ["server.publishing", "server.planning", "server.verifying"],
-    ["server.registrar"],
+    ["server.errors", "server.reading", "server.hints"],
+    ["server.settings", "server.schemas"],
+    ["server.functions", "server.strict"],
+    ["server.registry", "server.snapshots", "server.diffing", "server.samples"],
+    ["server.publishing", "server.planning", "server.verifying", "server.idempotency"],
+    ["server.tools", "server.search", "server.operations"],
+    ["server.snippets", "server.catalog", "server.changing"],
+    ["server.collection", "server.registrar"],
+    ["server.calls"],
     ["server.service", "server.client"],
-    ["server.hints"],
     ["server.wire", "server.doctor"],
-    ["server.auth"],
+    ["server.wire_calls", "server.wire_functions", "server.auth"],
+    ["server.routing"],
+    ["server.api_execute", "server.api_functions"],
     ["server.api"],
-    ["server.serving"],
+    ["server.serving", "server.printing"],
+    ["server.cli_functions"],
+    ["server.cli_versions"],
     ["server.cli"],
     ["server.__main__"],
 ]
@@ -45,8 +53,13 @@ def module_name(path: Path) -> str:
 
 def imports(path: Path) -> set[str]:
     """Every module that a file imports, anywhere in it."""
+    return imports_of(ast.walk(ast.parse(path.read_text())))
+
+
+def imports_of(nodes: Iterable[ast.AST]) -> set[str]:
+    """Every module that these statements import."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -66,6 +79,26 @@ def test_imports_run_one_way(path: Path) -> None:
 def test_what_runs_inside_kernels_imports_nothing_of_the_service(path: Path) -> None:
     roots = {name.split(".")[0] for name in imports(path)}
     assert roots.isdisjoint({"kernels", "server", "structlog", "fastapi", "jupyter_client"})
+
+
+@pytest.mark.parametrize("name", ["launch", "package", "functions", "calling"])
+def test_a_kernel_starts_without_what_only_calls_need(name: str) -> None:
+    """pydantic takes a good part of a start: a spare loads it when it is prepared."""
+    tree = ast.parse((ROOT / "kernels" / "inside" / f"{name}.py").read_text())
+    at_once = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    found = imports_of(at_once)
+    assert found.isdisjoint({"pydantic", "pydantic_core", "contract", "forms", "arguments"})
+
+
+def test_the_registry_is_the_only_one_that_knows_its_database() -> None:
+    users = {path.stem for path in MODULES if any(n.split(".")[0] == "sqlalchemy" for n in imports(path))}
+    assert users == {"registry"}
+
+
+def test_the_rest_door_is_the_only_one_that_knows_http() -> None:
+    roots = {path.stem: {name.split(".")[0] for name in imports(path)} for path in MODULES}
+    users = {stem for stem, found in roots.items() if not found.isdisjoint({"fastapi", "starlette"})}
+    assert users == {"api", "api_execute", "api_functions", "auth", "routing", "wire"}
 
 
 def test_the_engine_knows_nothing_of_http() -> None:

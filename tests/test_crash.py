@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from kernels.outputs import Output, fold
 from server.functions import Draft
+from server.registrar import Caller, Wanted
 from server.service import Service
 from server.settings import Settings
 
@@ -73,7 +74,8 @@ def template(shared: Path, cache: Path) -> Path:
 
     async def prepare() -> None:
         async with Service.open(settings_of(folder, cache)) as service:
-            await service.register(Draft("def steady(n: int) -> int:\n    return n * 2\n"))
+            draft = Draft("def steady(n: int) -> int:\n    return n * 2\n")
+            await service.register([Wanted(draft)], Caller())
 
     with FileLock(shared / "template.lock"):
         if not (folder / "done").exists():
@@ -126,8 +128,9 @@ async def restarted(folder: Path, cache: Path) -> AsyncIterator[Service]:
 async def test_killed_before_the_commit_nothing_has_changed(point: str, folder: Path, cache: Path) -> None:
     kill_at(point, folder, cache)
     async with restarted(folder, cache) as service:
-        assert [v.function.name for v in service.functions()] == ["steady"]
+        assert list(service.signatures()) == ["steady"]
         assert service.health().generation == 1
+        assert await service.history("crashed", 5, None) == []
         assert not (folder / "aigbb_functions" / "crashed.py").exists()
         assert "iniconfig" not in (folder / "extra-requirements.txt").read_text()
 
@@ -136,8 +139,10 @@ async def test_killed_before_the_commit_nothing_has_changed(point: str, folder: 
 async def test_killed_after_the_commit_everything_is_there(point: str, folder: Path, cache: Path) -> None:
     kill_at(point, folder, cache)
     async with restarted(folder, cache) as service:
-        assert [v.function.name for v in service.functions()] == ["crashed", "steady"]
+        assert list(service.signatures()) == ["crashed", "steady"]
         assert await execute(service, "import os; (crashed(1), os.environ['CRASH_KEY'])") == "(2, 'hidden')"
+        lines = await service.history("crashed", 5, None)
+        assert [(line.action, line.version, line.outcome) for line in lines] == [("register", 1, "ok")]
         assert (folder / "aigbb_functions" / "crashed.py").exists()
         assert "iniconfig  # used by: crashed" in (folder / "extra-requirements.txt").read_text()
 
@@ -145,9 +150,8 @@ async def test_killed_after_the_commit_everything_is_there(point: str, folder: P
 async def test_the_same_registration_succeeds_after_a_crash(folder: Path, cache: Path) -> None:
     kill_at("Installed", folder, cache)
     async with restarted(folder, cache) as service:
-        done = await service.register(
-            Draft("import iniconfig\n\ndef crashed() -> int:\n    return 1\n", None, ["iniconfig"])
-        )
+        draft = Draft("import iniconfig\n\ndef crashed() -> int:\n    return 1\n", None, ["iniconfig"])
+        (done,) = await service.register([Wanted(draft)], Caller())
         assert done.serving.generation.number == 2
         assert await execute(service, "crashed()") == "1"
 
@@ -191,4 +195,4 @@ async def test_lost_snapshots_and_kernelspecs_come_back(folder: Path, cache: Pat
 async def test_without_its_home_a_service_is_rebuilt_from_the_functions_folder(folder: Path, cache: Path) -> None:
     shutil.rmtree(folder / "home")
     async with restarted(folder, cache) as service:
-        assert [v.function.name for v in service.functions()] == ["steady"]
+        assert list(service.signatures()) == ["steady"]

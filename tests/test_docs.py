@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from server.settings import rows
 from tests.conftest import ROOT, Server, running_server
 
 README = (ROOT / "README.md").read_text()
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +32,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Ser
 
 
 def test_the_readmes_commands_answer_as_printed(fresh: Server) -> None:
-    fences = re.findall(r"^```(\w+)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    fences = FENCE.findall(README)
     blocks = [
         (text, answer)
         for (kind, text), (after, answer) in pairwise(fences)
@@ -44,19 +47,61 @@ def test_the_readmes_commands_answer_as_printed(fresh: Server) -> None:
             ["bash", "-euc", script], cwd=fresh.home.parent, capture_output=True, text=True, check=True
         )
         last = said.stdout.strip().splitlines()[-1]
-        _assert_holds(_last_json(last), json.loads(printed))
+        assert_holds(last_json(last), json.loads(printed))
 
 
-def _last_json(text: str) -> Any:
-    """The last of several JSON objects written after each other."""
+def last_json(text: str) -> Any:
+    """The last of several JSON values written after each other."""
     decoder, at, value = json.JSONDecoder(), 0, None
     while at < len(text):
         value, at = decoder.raw_decode(text, at)
     return value
 
 
-def _assert_holds(answer: Any, printed: dict[str, Any]) -> None:
-    assert {name: answer[name] for name in printed if name in answer} == printed
+def assert_holds(answer: Any, printed: Any, place: str = "answer") -> None:
+    """What is printed is in the answer: objects may be shortened, at any depth, lists and values may not."""
+    if isinstance(printed, dict) and isinstance(answer, dict):
+        assert printed.keys() <= answer.keys(), place
+        for name, value in printed.items():
+            assert_holds(answer[name], value, f"{place}.{name}")
+    elif isinstance(printed, list) and isinstance(answer, list):
+        assert len(answer) == len(printed), place
+        for index, (one, other) in enumerate(zip(answer, printed, strict=True)):
+            assert_holds(one, other, f"{place}.{index}")
+    else:
+        assert answer == printed, place
+
+
+@pytest.mark.parametrize(("page", "requests"), [("functions.md", 21), ("errors.md", 1)])
+def test_the_requests_of_a_page_answer_as_printed(
+    page: str, requests: int, tmp_path_factory: pytest.TempPathFactory, cache: Path
+) -> None:
+    fences = FENCE.findall((ROOT / "docs" / page).read_text())
+    folder = tmp_path_factory.mktemp("page")
+    shutil.copytree(ROOT / "aigbb_functions", folder / "aigbb_functions")
+    source, sent = "", 0
+    with running_server(folder, cache) as started, started.client() as client:
+        for (kind, text), (after, printed) in pairwise([*fences, ("", "")]):
+            if kind == "python":
+                source = text
+            elif kind == "http":
+                answer = send(client, text, source)
+                assert answer.is_success or after == "json", answer.text
+                assert_holds(answer.json(), json.loads(printed)) if after == "json" else None
+                sent += 1
+    assert sent == requests
+
+
+def send(client: httpx2.Client, text: str, source: str) -> httpx2.Response:
+    """A printed request; the source is what stands for three dots."""
+    line, _, body = text.partition("\n")
+    method, path = line.split()
+    if not body.strip():
+        return client.request(method, path)
+    told = json.loads(body)
+    if told.get("source") == "...":
+        told["source"] = source
+    return client.request(method, path, json=told)
 
 
 def test_the_banners_command_works_when_pasted(fresh: Server) -> None:
@@ -84,9 +129,12 @@ def test_every_setting_is_in_the_readme() -> None:
 def test_every_route_is_in_the_readme(fresh: Server) -> None:
     with fresh.client() as client:
         paths = client.get("/openapi.json").json()["paths"]
+    functions = {path.stem for path in fresh.functions.glob("*.py")}
+    own = {f"/functions/{name}/call" for name in functions}
     for path, verbs in paths.items():
         for verb in verbs:
-            assert f"`{verb.upper()} {path.replace('{identity}', '{id}')}`" in README, path
+            listed = f"`{verb.upper()} {path.replace('{identity}', '{id}')}`"
+            assert path in own or listed in README, path
 
 
 @pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")], ids=lambda p: p.name)
@@ -104,6 +152,6 @@ def test_the_version_has_its_entry_in_the_changelog() -> None:
 def test_the_architecture_page_names_every_module() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text()
     small = {"errors", "progress", "home", "sandbox", "settings", "__init__", "__main__"}
-    for folder in ("kernels", "server"):
+    for folder in ("kernels", "kernels/inside", "server"):
         for path in (ROOT / folder).glob("*.py"):
             assert path.stem in small or f"{path.stem}.py" in page, path.name

@@ -10,24 +10,40 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import docstring_parser
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from kernels.errors import AigbbError, InvalidRequirement, PythonVersionMismatch
 from server.errors import (
+    InvalidBound,
     InvalidEnv,
     InvalidName,
+    InvalidSchema,
+    InvalidTag,
     NoSuchDefinition,
     SourceTooLarge,
     SourceUnparsable,
     SyntaxRefused,
     UnsupportedSignature,
 )
-from server.functions import MAX_SOURCE, READER, Draft, Function, Parsed, check_env, check_name, parse
+from server.functions import (
+    MAX_SOURCE,
+    READER,
+    Declared,
+    Draft,
+    Function,
+    Parsed,
+    check_env,
+    check_name,
+    parse,
+    parse_all,
+)
 from server.reading import read, script_block
 
 DEF = "def f(x: int) -> int:\n    'Doubles.'\n    return 2 * x\n"
@@ -52,9 +68,10 @@ def codes(parsed: Parsed) -> list[str]:
 @pytest.mark.anyio
 async def test_a_function_is_read_with_all_that_it_says() -> None:
     parsed = await parse(Draft(DEF, "f", ["six>=1", "Six >= 1"], {"KEY": "hush", "A": ""}))
-    assert parsed.function == Function("f", DEF, ("six>=1",), ("A", "KEY"), "Doubles.", "f(x: int) -> int")
+    x = {"name": "x", "kind": "named", "typed": True, "optional": False, "computed_default": False}
+    expected = Function("f", DEF, ("six>=1",), ("A", "KEY"), "Doubles.", "f(x: int) -> int", written=(x,))
+    assert parsed.function == expected
     assert parsed.warnings == ()
-    assert parsed.computed == frozenset()
 
 
 @pytest.mark.anyio
@@ -84,7 +101,7 @@ async def test_async_and_keyword_only_and_decorated_functions_are_fine(tmp_path:
     source = f"{run}\n@(lambda g: {run} or g)\nasync def f(a, *, b: str = ({run}, 'x')[1]) -> {run}:\n    '''Doc.'''\n"
     parsed = await parse(Draft(source))
     assert parsed.function.signature.startswith("async f(a, *, b: str = ")
-    assert parsed.computed == {"b"}
+    assert [p["name"] for p in parsed.function.written if p["computed_default"]] == ["b"]
     assert not touched.exists()
 
 
@@ -156,7 +173,7 @@ def test_a_name_is_accepted_exactly_by_the_rule(name: str) -> None:
     except InvalidName as error:
         assert not is_good(name)
         assert error.extra["reason"] in ("pattern", "keyword", "shadows_builtin", "reserved")
-        assert is_good(error.extra.get("suggestion", "good"))
+        assert is_good(error.extra.get("fix", {"name": "good"})["name"])
         assert len(error.detail) < 600
     else:
         assert is_good(name)
@@ -212,7 +229,7 @@ def test_a_bad_name_comes_with_its_reason(name: str, reason: str) -> None:
 def test_a_name_that_would_do_is_suggested(name: str, suggestion: str) -> None:
     with pytest.raises(InvalidName) as caught:
         check_name(name)
-    assert caught.value.extra["suggestion"] == suggestion
+    assert caught.value.extra["fix"] == {"name": suggestion}
 
 
 @pytest.mark.anyio
@@ -327,11 +344,13 @@ def test_any_text_is_read_or_refused(source: str) -> None:
     json.dumps(facts, default=str)
 
 
-def test_the_reader_needs_nothing_but_python_and_answers_json() -> None:
-    argv = [sys.executable, "-I", "-S", str(READER)]
-    done = subprocess.run(argv, input=DEF.encode(), env={}, capture_output=True, check=True)
-    facts = json.loads(done.stdout)
-    assert facts["definitions"][0]["doc"] == "Doubles."
+def test_the_reader_answers_json_for_each_source() -> None:
+    argv = [sys.executable, "-I", "-S", str(READER), str(Path(docstring_parser.__file__).parents[1])]
+    sent = json.dumps([DEF, "def"]).encode()
+    done = subprocess.run(argv, input=sent, env={}, capture_output=True, check=True)
+    facts, broken = json.loads(done.stdout)
+    assert facts["definitions"][0]["description"] == "Doubles."
+    assert broken["error"] == "syntax_error"
     assert done.stderr == b""
 
 
@@ -441,3 +460,215 @@ async def test_names_and_variables_are_looked_at_before_the_source(
     env: Mapping[str, str], name: str | None, kind: type[AigbbError]
 ) -> None:
     assert isinstance(await refused("not python at all", name=name, env=env), kind)
+
+
+# -- what the docstring says
+
+GOOGLE = """Find a thing.
+
+Looks everywhere.
+
+Args:
+    where (str): The place,
+        in full.
+    deep: How deep.
+
+Returns:
+    What was found.
+
+Raises:
+    KeyError: If nothing is there.
+"""
+NUMPY = """Find a thing.
+
+Looks everywhere.
+
+Parameters
+----------
+where : str
+    The place,
+    in full.
+deep : int, optional
+    How deep.
+
+Returns
+-------
+dict
+    What was found.
+"""
+SPHINX = """Find a thing.
+
+Looks everywhere.
+
+:param where: The place,
+    in full.
+:type where: str
+:param int deep: How deep.
+:returns: What was found.
+:raises KeyError: If nothing is there.
+"""
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("doc", [GOOGLE, NUMPY, SPHINX], ids=["google", "numpy", "sphinx"])
+async def test_parameters_have_the_text_of_the_docstring(doc: str) -> None:
+    indented = doc.replace("\n", "\n    ")
+    parsed = await parse(Draft(f'def f(where: str, deep: int = 1) -> dict:\n    """{indented}"""\n'))
+    assert parsed.function.description == "Find a thing.\n\nLooks everywhere."
+    assert parsed.written.texts == {"where": "The place,\nin full.", "deep": "How deep."}
+    assert parsed.written.result == "What was found."
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "doc", ["", "Args:", "Args:\n    :", ":param", "Parameters\n----------", "Returns:\n  x: y: z", "@param x"]
+)
+async def test_odd_docstrings_are_descriptions(doc: str) -> None:
+    parsed = await parse(Draft(f"def f(x): {doc!r}"))
+    assert parsed.written.texts.keys() <= {"x", ""}
+    assert isinstance(parsed.function.description, str)
+
+
+@pytest.mark.anyio
+async def test_a_docstring_that_would_take_long_to_read_is_taken_as_it_is() -> None:
+    doc = "x" + "\n" * 100_000 + "Args:\n    a: The a."
+    parsed = await parse(Draft(f"def f(a): {doc!r}"))
+    assert parsed.function.description == doc
+    assert parsed.written.texts == {}
+
+
+# -- what the author declares
+
+OBJECT = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+
+
+@pytest.mark.anyio
+async def test_what_is_declared_wins() -> None:
+    declared = Declared("Says so.", OBJECT, {"type": "string"})
+    function = (await parse(Draft("def f(*args, **kwargs): 'Doc.'", declared=declared))).function
+    assert function.description == "Says so."
+    assert function.declared == declared
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "declared",
+    [
+        Declared(parameters={"type": "array"}),
+        Declared(parameters={"type": "object", "properties": {"a": {"type": "number!"}}}),
+        Declared(parameters={"type": "object", "properties": {"a": {"$ref": "http://localhost/x"}}}),
+        Declared(returns={"type": 3}),
+        Declared(returns={"$ref": "file:///etc/passwd"}),
+    ],
+)
+async def test_a_declared_schema_that_is_none_is_refused(declared: Declared) -> None:
+    with pytest.raises(InvalidSchema):
+        await parse(Draft(DEF, declared=declared))
+
+
+@pytest.mark.anyio
+async def test_tags_are_sorted_and_each_is_there_once() -> None:
+    assert (await parse(Draft(DEF, tags=["b", "a", "b"]))).function.tags == ("a", "b")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "tags", [[""], ["a b"], ["a,b"], ["x" * 65], ["ok", "-no"], ["a\n"], [f"t{n}" for n in range(21)]]
+)
+async def test_a_tag_that_cannot_be_one_is_refused(tags: list[str]) -> None:
+    with pytest.raises(InvalidTag):
+        await parse(Draft(DEF, tags=tags))
+
+
+@pytest.mark.anyio
+async def test_bound_names_are_parameters() -> None:
+    assert (await parse(Draft("def f(user_id, q): pass", bound=["user_id"]))).function.bound == ("user_id",)
+    with pytest.raises(InvalidBound) as caught:
+        await parse(Draft("def f(user_id, q): pass", bound=["userid"]))
+    assert caught.value.extra == {"parameters": ["user_id", "q"], "fix": {"rename": {"userid": "user_id"}}}
+
+
+@pytest.mark.anyio
+async def test_bound_names_are_those_of_a_declared_schema() -> None:
+    declared = Declared(parameters=OBJECT)
+    assert (await parse(Draft("def f(**kwargs): pass", bound=["a"], declared=declared))).function.bound == ("a",)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"source": DEF + "#"},
+        {"packages": ["six"]},
+        {"env": {"A": "1"}},
+        {"tags": ["a"]},
+        {"bound": ["x"]},
+        {"declared": Declared("Says so.")},
+        {"declared": Declared(parameters=OBJECT)},
+        {"declared": Declared(returns={})},
+    ],
+)
+async def test_whatever_the_author_gives_is_in_the_digest(change: dict[str, Any]) -> None:
+    plain, changed = (await parse(Draft(DEF))).function, (await parse(replace(Draft(DEF), **change))).function
+    assert plain.digest != changed.digest
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("default", "computed"),
+    [("3", False), ("now()", True), ("[f(x) for x in y]", True), ("Field(3)", False), ("pydantic.Field(f())", False)],
+)
+async def test_a_default_is_computed_when_it_calls_something(default: str, computed: bool) -> None:
+    parsed = await parse(Draft(f"def f(x: int = {default}): 'Doc.'"))
+    assert [p["computed_default"] for p in parsed.function.written] == [computed]
+    assert codes(parsed) == (["dynamic_default"] if computed else [])
+
+
+# -- imports
+
+
+@pytest.mark.anyio
+async def test_imports_that_happen_in_any_case_are_known() -> None:
+    source = """
+import os, yaml.nodes
+from sklearn.svm import SVC
+from . import sibling
+from aigbb_functions import other
+if True:
+    import maybe
+try:
+    import fast
+except ImportError:
+    fast = None
+
+def f():
+    import requests
+    def g():
+        from PIL import Image
+    try:
+        import optional
+    finally:
+        pass
+"""
+    assert (await parse(Draft(source, "f"))).written.imports == ("PIL", "requests", "sklearn", "yaml")
+
+
+# -- many at once
+
+
+@pytest.mark.anyio
+async def test_many_are_read_together_and_one_that_is_bad_harms_no_other() -> None:
+    bad = {3: "def", 60: "\0", 61: "-" * 100_000 + "1", 62: "def f(): '\ud800'", 63: "x = 1"}
+    drafts = [Draft(bad.get(n, f"def f{n}(): pass")) for n in range(70)]
+    found = await parse_all(drafts)
+    refusals = {n: type(one) for n, one in enumerate(found) if isinstance(one, AigbbError)}
+    assert refusals == {
+        3: SyntaxRefused,
+        60: SourceUnparsable,
+        61: SourceUnparsable,
+        62: SourceUnparsable,
+        63: NoSuchDefinition,
+    }
+    assert [one.function.name for one in found if isinstance(one, Parsed)] == [
+        f"f{n}" for n in range(70) if n not in bad
+    ]

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import builtins
+import importlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
+from pydantic import TypeAdapter
 
 from kernels.environments import Generation
 from kernels.inside import launch
-from kernels.inside.functions import PACKAGE, Functions, Newer
+from kernels.inside.functions import Functions, Newer, is_stale
+from kernels.inside.package import PACKAGE
 from kernels.kernel import Kernel
 from kernels.kernelspecs import ALIAS, Shelf
 from kernels.outputs import fold
 from kernels.packages import Lock
+from kernels.tasks import Task
 from server.functions import Function
 from server.snapshots import write_snapshot
 
@@ -160,7 +166,252 @@ def test_a_lost_snapshot_is_told_once_and_what_was_loaded_stays(
     assert shell.user_ns["one"]() == 2
 
 
+# -- functions.py: what is imported again
+
+
+def test_only_a_changed_function_is_imported_again(shell: Shell, place: Generation, functions: Functions) -> None:
+    publish(place, 1, same=returning("same", 1), other=returning("other", 1))
+    functions.refresh()
+    before = dict(shell.user_ns)
+    publish(place, 2, same=returning("same", 1), other=returning("other", 2), new=returning("new", 3))
+    functions.refresh()
+    assert shell.user_ns["same"] is before["same"]
+    assert (shell.user_ns["other"](), shell.user_ns["new"]()) == (2, 3)
+
+
+COUNTING = """
+import builtins
+
+builtins.imported = getattr(builtins, "imported", 0) + 1
+
+def counting():
+    return 1
+"""
+
+
+def test_an_import_that_did_something_does_it_once(
+    place: Generation, functions: Functions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builtins.imported", 0, raising=False)
+    for number in (1, 2, 3):
+        publish(place, number, counting=COUNTING, other=returning("other", number))
+        functions.refresh()
+    assert vars(builtins)["imported"] == 1
+
+
+USES = "from aigbb_functions import inner\n\ndef outer():\n    return inner() + 1\n"
+
+
+def test_a_function_that_uses_others_is_imported_again_with_them(
+    shell: Shell, place: Generation, functions: Functions
+) -> None:
+    publish(place, 1, inner=returning("inner", 1), outer=USES)
+    functions.refresh()
+    assert shell.user_ns["outer"]() == 2
+    publish(place, 2, inner=returning("inner", 10), outer=USES)
+    functions.refresh()
+    assert shell.user_ns["outer"]() == 11
+    assert shell.user_ns["outer"].__globals__["inner"] is shell.user_ns["inner"]
+
+
+def test_a_chain_of_uses_is_imported_again_whole(shell: Shell, place: Generation, functions: Functions) -> None:
+    middle = "import aigbb_functions\n\ndef inner():\n    return aigbb_functions.zero() + 1\n"
+    for number in (5, 6):
+        publish(place, number, zero=returning("zero", number), inner=middle, outer=USES)
+        functions.refresh()
+        assert shell.user_ns["outer"]() == number + 2
+
+
+def test_a_function_whose_dependency_went_is_told_and_comes_back_with_it(
+    shell: Shell, place: Generation, functions: Functions
+) -> None:
+    publish(place, 1, inner=returning("inner", 1), outer=USES)
+    functions.refresh()
+    publish(place, 2, outer=USES)
+    functions.refresh()
+    assert shell.user_ns == {}
+    [line] = functions.take_unsaid()
+    assert line.startswith("aigbb_functions: outer is not available (ImportError: cannot import name 'inner'")
+    publish(place, 3, inner=returning("inner", 5), outer=USES)
+    functions.refresh()
+    assert shell.user_ns["outer"]() == 6
+    assert functions.take_unsaid() == []
+
+
+def test_a_broken_function_is_there_once_a_snapshot_repairs_it(
+    shell: Shell, place: Generation, functions: Functions
+) -> None:
+    publish(place, 1, mended="1 / 0\n")
+    functions.refresh()
+    assert functions.failures == {"mended": "ZeroDivisionError: division by zero"}
+    publish(place, 2, mended=returning("mended", 1))
+    functions.refresh()
+    assert shell.user_ns["mended"]() == 1
+    assert functions.failures == {}
+    assert len(functions.take_unsaid()) == 1
+
+
+def test_a_function_that_breaks_is_withdrawn(shell: Shell, place: Generation, functions: Functions) -> None:
+    publish(place, 1, f=returning("f", 1))
+    functions.refresh()
+    publish(place, 2, f="import sys\nsys.exit('gone')\n")
+    functions.refresh()
+    assert shell.user_ns == {}
+    assert functions.take_unsaid() == ["aigbb_functions: f is not available (SystemExit: gone)"]
+
+
+def test_a_function_that_failed_is_tried_again_with_each_snapshot(
+    shell: Shell, place: Generation, functions: Functions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = "import builtins\n\nbuiltins.is_there\n\ndef late():\n    return 1\n"
+    publish(place, 1, late=waiting)
+    functions.refresh()
+    assert shell.user_ns == {}
+    monkeypatch.setattr("builtins.is_there", True, raising=False)
+    publish(place, 2, late=waiting)
+    functions.refresh()
+    assert shell.user_ns["late"]() == 1
+
+
+def test_a_deleted_function_that_was_broken_is_forgotten(place: Generation, functions: Functions) -> None:
+    publish(place, 1, bad="1 / 0\n")
+    functions.refresh()
+    publish(place, 2)
+    functions.refresh()
+    assert (functions.failures, dict(functions.known)) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("f = 3\n", "TypeError: f is int, not a function, once the file has run"),
+        ("def g():\n    pass\n", "AttributeError: module 'aigbb_functions.f' has no attribute 'f'"),
+        ("def f(:\n", "SyntaxError: invalid syntax"),
+        ("raise ValueError('one\\ntwo')\n", "ValueError: one"),
+    ],
+)
+def test_a_file_that_leaves_no_function_is_broken(
+    shell: Shell, place: Generation, functions: Functions, source: str, reason: str
+) -> None:
+    publish(place, 1, f=source, good=returning("good", 1))
+    functions.refresh()
+    assert shell.user_ns.keys() == {"good"}
+    assert functions.failures == {"f": reason}
+    assert "aigbb_functions.f" not in sys.modules
+
+
+KNOWN = {"version": 1, "digest": "a", "uses": False}
+
+
+@pytest.mark.parametrize(
+    ("function", "known", "stale"),
+    [
+        (KNOWN, None, True),
+        (KNOWN, KNOWN, False),
+        ({**KNOWN, "version": 2}, KNOWN, False),
+        ({**KNOWN, "digest": "b"}, KNOWN, True),
+        ({**KNOWN, "uses": True}, {**KNOWN, "uses": True}, True),
+    ],
+)
+def test_what_has_to_be_imported_again(function: dict[str, Any], known: dict[str, Any] | None, stale: bool) -> None:
+    assert is_stale(function, known) is stale
+
+
+# -- package.py: the functions' own package
+
+
+def package() -> Any:
+    """The package as a cell imports it."""
+    return importlib.import_module(PACKAGE)
+
+
+def test_every_function_is_an_attribute_of_the_package(place: Generation, functions: Functions) -> None:
+    publish(place, 1, one=returning("one", 1), two=returning("two", 2))
+    functions.refresh()
+    names: dict[str, Any] = {}
+    exec("from aigbb_functions import *", names)
+    assert (package().one(), package().two(), names["one"](), names["two"]()) == (1, 2, 1, 2)
+    assert package().__all__ == ["one", "two"]
+    assert callable(package().one), "and not its file's module"
+
+
+def test_a_module_of_the_package_can_be_imported_by_its_own_name(place: Generation, functions: Functions) -> None:
+    publish(place, 1, one=returning("one", 1))
+    functions.refresh()
+    assert importlib.import_module("aigbb_functions.one").one is package().one
+
+
+def test_the_package_has_no_other_attributes_and_says_why(place: Generation, functions: Functions) -> None:
+    publish(place, 1, one=returning("one", 1), bad="1 / 0\n")
+    functions.refresh()
+    with pytest.raises(AttributeError, match="aigbb_functions has no function 'two'"):
+        _ = package().two
+    with pytest.raises(ZeroDivisionError):
+        _ = package().bad
+    with pytest.raises(ImportError, match="cannot import name 'two'"):
+        exec("from aigbb_functions import two")
+
+
+def test_a_deleted_function_leaves_the_package(place: Generation, functions: Functions) -> None:
+    publish(place, 1, one=returning("one", 1), gone=returning("gone", 1))
+    functions.refresh()
+    held = package()
+    publish(place, 2, one=returning("one", 1))
+    functions.refresh()
+    assert package() is held
+    assert held.__all__ == ["one"]
+    assert "aigbb_functions.gone" not in sys.modules
+    with pytest.raises(AttributeError):
+        _ = held.gone
+
+
+def test_a_name_that_the_user_bound_is_the_function_in_the_package(
+    shell: Shell, place: Generation, functions: Functions
+) -> None:
+    shell.user_ns["own"] = "mine"
+    publish(place, 1, own=returning("own", 1))
+    functions.refresh()
+    assert (shell.user_ns["own"], package().own()) == ("mine", 1)
+
+
+DICTS = """
+from typing import NotRequired, TypedDict
+
+class Base(TypedDict):
+    city: str
+
+class Place(Base, total=False):
+    zip: str
+
+def place_of(place: Place) -> str:
+    return place["city"]
+"""
+
+
+def test_a_typed_dict_can_be_read_and_typing_is_as_it_was(
+    shell: Shell, place: Generation, functions: Functions
+) -> None:
+    own = typing.TypedDict
+    publish(place, 1, place_of=DICTS, bad="from typing import TypedDict\n1 / 0\n")
+    functions.refresh()
+    assert typing.TypedDict is own
+    schema = TypeAdapter(shell.user_ns["place_of"].__annotations__["place"]).json_schema()
+    assert schema["required"] == ["city"]
+    assert schema["properties"].keys() == {"city", "zip"}
+
+
 # -- functions.py: variables
+
+
+def test_all_are_imported_again_when_a_variable_changes(shell: Shell, place: Generation, functions: Functions) -> None:
+    source = "import os\n\nSEEN = os.environ['SEEN']\n\ndef seen():\n    return SEEN\n"
+    publish(place, 1, {"SEEN": "old"}, seen=source, other=returning("other", 1))
+    functions.refresh()
+    before = shell.user_ns["other"]
+    publish(place, 2, {"SEEN": "new"}, seen=source, other=returning("other", 1))
+    functions.refresh()
+    assert shell.user_ns["seen"]() == "new"
+    assert shell.user_ns["other"] is not before
 
 
 def test_registered_variables_are_set_before_functions_are_imported(
@@ -287,12 +538,12 @@ def test_a_kernel_whose_service_is_gone_already_does_not_start() -> None:
 @pytest.mark.anyio
 async def test_an_owned_kernel_keeps_no_history_and_hands_its_ownership_to_no_child(kernel: Kernel) -> None:
     code = "import json, os\nprint(json.dumps([get_ipython().history_manager.enabled, os.environ.get('AIGBB_OWNED')]))"
-    execution = await fold(kernel.execute(code, timeout=20, max_output=1 << 20))
+    execution = await fold(kernel.execute(Task.code(code), timeout=20, max_output=1 << 20))
     assert json.loads(execution.text("stdout")) == [False, None]
 
 
 @pytest.mark.anyio
 async def test_nothing_of_ours_shadows_what_users_import(kernel: Kernel) -> None:
     code = "import importlib.util\n[importlib.util.find_spec(name) for name in ('launch', 'probe', 'functions')]"
-    execution = await fold(kernel.execute(code, timeout=20, max_output=1 << 20))
+    execution = await fold(kernel.execute(Task.code(code), timeout=20, max_output=1 << 20))
     assert execution.result == "[None, None, None]"

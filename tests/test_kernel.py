@@ -19,6 +19,7 @@ import zmq.asyncio
 from kernels.errors import KernelStartFailed
 from kernels.kernel import Kernel, Launch
 from kernels.outputs import Display, Execution, Result, Stream, fold
+from kernels.tasks import Task
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.anyio
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.anyio
 
 async def run(kernel: Kernel, code: str, *, timeout: float = 60.0, max_output: int = 1 << 20) -> Execution:
     """Execute and fold."""
-    return await fold(kernel.execute(code, timeout=timeout, max_output=max_output))
+    return await fold(kernel.execute(Task.code(code), timeout=timeout, max_output=max_output))
 
 
 async def answers(kernel: Kernel) -> bool:
@@ -181,9 +182,8 @@ async def test_code_that_does_not_stop_is_killed(kernel: Kernel, code: str) -> N
 
 
 async def test_interrupting_cancels_the_execution(kernel: Kernel) -> None:
-    stream = kernel.execute(
-        "kept = 7\nprint('began', flush=True)\nimport time\ntime.sleep(600)", timeout=60, max_output=9999
-    )
+    code = "kept = 7\nprint('began', flush=True)\nimport time\ntime.sleep(600)"
+    stream = kernel.execute(Task.code(code), timeout=60, max_output=9999)
     assert await anext(stream) == Stream("stdout", "began\n")
     assert kernel.state == "busy"
     assert await kernel.interrupt()
@@ -202,7 +202,8 @@ async def test_an_interrupt_that_comes_before_the_code_has_begun_is_not_lost(ker
 
 
 async def test_abandoned_code_stops_and_the_kernel_is_free(kernel: Kernel) -> None:
-    stream = kernel.execute("kept = 7\nprint('began', flush=True)\nwhile True: pass", timeout=60, max_output=9999)
+    code = "kept = 7\nprint('began', flush=True)\nwhile True: pass"
+    stream = kernel.execute(Task.code(code), timeout=60, max_output=9999)
     await anext(stream)
     await stream.aclose()
     assert kernel.state == "busy"
@@ -214,7 +215,7 @@ async def test_abandoned_code_that_does_not_stop_is_killed(kernel: Kernel) -> No
     code = (
         "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('began', flush=True)\ntime.sleep(600)"
     )
-    stream = kernel.execute(code, timeout=60, max_output=9999)
+    stream = kernel.execute(Task.code(code), timeout=60, max_output=9999)
     await anext(stream)
     await stream.aclose()
     assert not await kernel.abandon()
@@ -269,13 +270,14 @@ import asyncio, json, sys, zmq.asyncio
 from pathlib import Path
 from kernels.kernel import Kernel, Launch
 from kernels.outputs import fold
+from kernels.tasks import Task
 
 async def main():
     name, number, specs, env, runtime, workdir = json.loads(sys.argv[1])
     launch = Launch(name, number, Path(specs), env, Path(runtime), Path(workdir))
     kernel = await Kernel.start(launch, zmq.asyncio.Context())
     code = "import os; print(os.getpid())"
-    print((await fold(kernel.execute(code, timeout=60, max_output=999))).text("stdout"), flush=True)
+    print((await fold(kernel.execute(Task.code(code), timeout=60, max_output=999))).text("stdout"), flush=True)
     await asyncio.sleep(600)
 
 asyncio.run(main())
@@ -323,7 +325,7 @@ async def test_a_flood_leaves_turns_to_everybody_else(kernel: Kernel, tmp_path: 
 
     mark = tmp_path / "mark"
     code = f"for n in range(1000): display({{}}, raw=True)\nopen({str(mark)!r}, 'w').close()"
-    stream = kernel.execute(code, timeout=60, max_output=1 << 20)
+    stream = kernel.execute(Task.code(code), timeout=60, max_output=1 << 20)
     await anext(stream)
     while not mark.exists():
         time.sleep(0.01)  # the loop stands still, so that all the rest is there when it goes on

@@ -248,6 +248,9 @@ def test_a_broken_function_is_one_line_in_the_next_cell_and_harms_no_other(
     good = pointer.read_text()
     shutil.copytree(good, tmp_path / "broken")
     (tmp_path / "broken" / "aigbb_functions" / "plot_series.py").write_text("import no_such_module\n")
+    manifest = json.loads((tmp_path / "broken" / "manifest.json").read_text())
+    manifest["plot_series"]["digest"] = "another"
+    (tmp_path / "broken" / "manifest.json").write_text(json.dumps(manifest))
     try:
         write_atomically(pointer, str(tmp_path / "broken"))
         ran = notebook.run("word_count('a')")

@@ -20,11 +20,14 @@ from kernels.outputs import (
     Error,
     Execution,
     Output,
+    Refused,
     Result,
+    Returned,
     Stream,
     clean,
     clean_json,
     fold,
+    from_call,
     from_message,
     left_out,
     strip_ansi,
@@ -89,6 +92,15 @@ async def test_the_last_result_and_the_last_error_count() -> None:
     assert execution.error == last
     nothing = await folded(OK)
     assert nothing.result is None and nothing.error is None
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("answer", [Returned(None, "nothing"), Refused(())])
+async def test_the_answer_of_a_call_is_beside_what_it_showed(answer: Returned | Refused) -> None:
+    execution = await folded(out("a"), Clear(), out("b"), answer, out("c"), OK)
+    assert execution.answer == answer
+    assert execution.outputs == (out("bc"),)
+    assert (await folded(out("a"), OK)).answer is None
 
 
 @pytest.mark.anyio
@@ -186,7 +198,7 @@ def test_a_cap_takes_nothing_for_granted_after_a_clear(items: list[Output], limi
     cap = Cap(limit)
     passed = through(cap, [*items, Clear(), out("end")])
     last = max((i for i, item in enumerate(passed) if isinstance(item, Clear)), default=-1)
-    assert passed[last + 1 :] == [out("end")]
+    assert joined(passed[last + 1 :]) == [out("end")]
 
 
 ENDLESS = {
@@ -267,6 +279,44 @@ def test_a_long_result_is_cut_in_its_middle() -> None:
     assert cap.truncated
 
 
+VALUES: list[tuple[Any, int]] = [
+    ("x" * 1000, 1000),
+    ([1] * 300, 900),
+    ({"a": "x" * 1000}, 1009),
+]
+
+
+@pytest.mark.parametrize(("value", "size"), VALUES)
+def test_a_value_passes_up_to_the_limit_and_is_left_out_over_it(value: Any, size: int) -> None:
+    fits, short = Cap(size), Cap(size - 1)
+    assert through(fits, [Returned(value, "content", 3)]) == [Returned(value, "content", 3)]
+    assert not fits.truncated
+    assert through(short, [Returned(value, "content", 3)]) == [Returned(None, "content", 3)]
+    assert short.truncated
+
+
+def test_a_value_comes_whatever_was_shown_before() -> None:
+    cap = Cap(1024)
+    passed = through(cap, [*[out("x" * 100)] * 50, Returned([1, 2], "[1,2]")])
+    assert Returned([1, 2], "[1,2]") in passed
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Returned(None, "x" * 1_000_000),
+        Refused(({"message": "x" * 1_000_000},)),
+        Refused(({"message": "x" * 10_000},) * 100),
+    ],
+    ids=["content", "message", "messages"],
+)
+def test_all_of_an_answer_is_bounded(answer: Output) -> None:
+    """A kernel's own code is honest about these; code that runs in it may send anything."""
+    cap = Cap(2000)
+    assert sum(len(repr(item)) for item in through(cap, [answer])) < 20_000
+    assert cap.truncated
+
+
 # -- messages
 
 
@@ -296,6 +346,39 @@ def test_any_content_becomes_valid_items(kind: str, content: dict[str, Any]) -> 
     item = from_message(kind, content)
     for name in getattr(item, "__slots__", ()):
         json.dumps(getattr(item, name), allow_nan=False, ensure_ascii=False).encode()
+
+
+CALLS: list[tuple[dict[str, Any], Returned | Refused | None]] = [
+    ({"status": "ok", "result": [1], "content": "[1]", "version": 3}, Returned([1], "[1]", 3)),
+    ({"status": "ok", "result": None, "content": "nothing"}, Returned(None, "nothing", 0)),
+    ({"status": "ok", "content": "left out", "version": 3}, Returned(None, "left out", 3)),
+    ({"status": "ok", "result": 1, "content": "1", "version": "3"}, Returned(1, "1", 0)),
+    ({"status": "ok", "result": float("nan"), "content": "\ud800"}, Returned(None, "\ufffd", 0)),
+    ({"status": "ok", "result": {"\ud800": [1]}, "content": None}, Returned({"\ufffd": [1]}, "", 0)),
+    ({"status": "ok"}, None),
+    ({"status": "error", "ename": "E"}, None),
+    ({}, None),
+    (
+        {"status": "refused", "errors": [{"parameter": "n"}]},
+        Refused(({"parameter": "n"},)),
+    ),
+    ({"status": "refused", "errors": [1, "x", {"a": "\ud800"}]}, Refused(({"a": "\ufffd"},))),
+    ({"status": "refused", "errors": [{}] * 200}, Refused(({},) * 100)),
+    ({"status": "refused", "errors": {"a": 1}}, None),
+]
+
+
+@pytest.mark.parametrize(("reply", "answer"), CALLS)
+def test_replies_to_calls_become_answers(reply: dict[str, Any], answer: Returned | Refused | None) -> None:
+    assert from_call(reply) == answer
+
+
+@given(st.dictionaries(st.sampled_from(["status", "result", "content", "version", "errors"]), JSON))
+def test_any_reply_becomes_a_valid_answer(content: dict[str, Any]) -> None:
+    for status in ("ok", "refused", content.get("status")):
+        item = from_call({**content, "status": status})
+        for name in getattr(item, "__slots__", ()):
+            json.dumps(getattr(item, name), allow_nan=False, ensure_ascii=False).encode()
 
 
 def test_a_message_too_large_to_be_read_is_replaced_by_its_like() -> None:

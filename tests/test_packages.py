@@ -257,6 +257,7 @@ async def test_an_unknown_package_comes_with_suggestions(own_uv: Uv, wanted: str
     assert isinstance(error, PackageNotFound)
     assert error.extra["package"] == wanted
     assert error.extra["suggestions"] == suggestions
+    assert error.extra.get("fix") == ({"packages": suggestions} if suggestions else None)
     assert asked(error) == [{"requirement": wanted, "functions": ["f"]}]
 
 

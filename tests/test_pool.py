@@ -13,9 +13,10 @@ import anyio
 import pytest
 
 from kernels.errors import KernelStartFailed, PoolExhausted, SessionBusy, SessionExists, SessionNotFound
-from kernels.kernel import Launch
-from kernels.outputs import Execution, Stream, fold
-from kernels.pool import Admission, Limits, Pool
+from kernels.kernel import Kernel, Launch
+from kernels.outputs import Execution, Result, Stream, fold
+from kernels.pool import Limits, Pool
+from kernels.tasks import Task
 
 pytestmark = pytest.mark.anyio
 
@@ -31,8 +32,13 @@ async def running(launch: Callable[[], Launch] | Launch, **limits: Any) -> Async
 
 async def run(pool: Pool, code: str, session: str | None = None, *, timeout: float = 60.0) -> Execution:
     """Execute and fold."""
-    async with aclosing(pool.execute(code, session=session, timeout=timeout, max_output=10_000)) as items:
+    async with aclosing(pool.execute(Task.code(code), session=session, timeout=timeout, max_output=10_000)) as items:
         return await fold(item async for _, item in items)
+
+
+async def run_on(kernel: Kernel, code: str) -> Execution:
+    """The same on one kernel."""
+    return await fold(kernel.execute(Task.code(code), timeout=60, max_output=10_000))
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -82,7 +88,7 @@ async def test_a_rehearsed_kernel_serves_first(launch: Launch) -> None:
     async with running(launch) as pool:
         kernel = await pool.rehearse(launch)
         pool.adopt(kernel)
-        used = [used async for used, _ in pool.execute("1", session=None, timeout=60, max_output=999)]
+        used = [used async for used, _ in pool.execute(Task.code("1"), session=None, timeout=60, max_output=999)]
         assert set(used) == {kernel}
 
 
@@ -102,9 +108,8 @@ async def test_a_kernel_that_does_not_start_is_the_callers_error_and_costs_no_pl
 
 async def test_who_closes_the_stream_frees_the_kernel(launch: Launch) -> None:
     async with running(launch, running=1) as pool:
-        stream = pool.execute(
-            f"import os\nprint(os.getpid(), flush=True)\n{SLEEP}", session=None, timeout=60, max_output=999
-        )
+        code = f"import os\nprint(os.getpid(), flush=True)\n{SLEEP}"
+        stream = pool.execute(Task.code(code), session=None, timeout=60, max_output=999)
         kernel, item = await anext(stream)
         assert isinstance(item, Stream) and alive(int(item.text))
         await stream.aclose()
@@ -144,45 +149,6 @@ async def test_executions_over_the_limit_wait_and_over_that_are_refused(launch: 
         first.cancel()
         assert (await third).result == "42"
         assert pool.admission.load == (0, 0)
-
-
-async def test_places_are_given_in_order() -> None:
-    admission, order = Admission(1, 10), list[int]()
-
-    async def enter(number: int) -> None:
-        async with admission.admitted():
-            order.append(number)
-
-    async with asyncio.TaskGroup() as group, admission.admitted():
-        for number in range(5):
-            group.create_task(enter(number))
-        await until(lambda: admission.load == (1, 5))
-    assert order == [0, 1, 2, 3, 4]
-    assert admission.load == (0, 0)
-
-
-@pytest.mark.parametrize("leave_first", [True, False])
-async def test_a_place_is_not_lost_when_its_waiter_is_cancelled_meanwhile(leave_first: bool) -> None:
-    admission = Admission(1, 2)
-
-    async def enter() -> None:
-        async with admission.admitted():
-            pass
-
-    place = admission.admitted()
-    await place.__aenter__()
-    cancelled, other = asyncio.create_task(enter()), asyncio.create_task(enter())
-    await until(lambda: admission.load == (1, 2))
-    if leave_first:
-        await place.__aexit__(None, None, None)
-        cancelled.cancel()
-    else:
-        cancelled.cancel()
-        await place.__aexit__(None, None, None)
-    with pytest.raises(asyncio.CancelledError):
-        await cancelled
-    await other
-    assert admission.load == (0, 0)
 
 
 async def test_sessions_are_limited_and_have_one_owner_of_a_name(launch: Launch) -> None:
@@ -335,7 +301,8 @@ async def test_a_session_closed_while_it_gets_a_fresh_kernel_leaves_none(launch:
 async def test_a_session_goes_on_after_a_client_has_left(launch: Launch) -> None:
     async with running(launch) as pool:
         await pool.open_session("s")
-        stream = pool.execute(f"kept = 7\nprint('began', flush=True)\n{SLEEP}", session="s", timeout=60, max_output=999)
+        code = f"kept = 7\nprint('began', flush=True)\n{SLEEP}"
+        stream = pool.execute(Task.code(code), session="s", timeout=60, max_output=999)
         await anext(stream)
         await stream.aclose()
         after = await run(pool, "kept", "s")
@@ -346,7 +313,7 @@ async def test_a_client_whose_task_is_cancelled_again_and_again_does_no_harm(lau
     async def leave_at_the_first_item(pool: Pool) -> None:
         with anyio.CancelScope() as scope:  # which cancels at every wait, as the web server's does
             code = f"kept = 7\nprint('began', flush=True)\n{SLEEP}"
-            async with aclosing(pool.execute(code, session="s", timeout=60, max_output=999)) as items:
+            async with aclosing(pool.execute(Task.code(code), session="s", timeout=60, max_output=999)) as items:
                 async for _ in items:
                     scope.cancel()
 
@@ -370,7 +337,7 @@ async def test_another_generation_takes_over_and_sessions_stay(launch: Launch) -
         await until(lambda: pool.spares == 1)
         now[0] = replace(launch, generation=launch.generation + 1)
         pool.roll_over()
-        used = [kernel async for kernel, _ in pool.execute("1", session=None, timeout=60, max_output=999)]
+        used = [kernel async for kernel, _ in pool.execute(Task.code("1"), session=None, timeout=60, max_output=999)]
         assert {kernel.launch.generation for kernel in used} == {now[0].generation}
         assert (await run(pool, "kept", "s")).result == "7"
         await until(lambda: pool.spares == 1)
@@ -390,6 +357,63 @@ async def test_a_spare_of_the_old_generation_that_is_still_starting_does_not_ser
         assert pool.generations() == {now[0].generation}
 
 
+async def test_a_task_may_run_on_another_generation_than_the_one_that_serves(launch: Launch) -> None:
+    older = replace(launch, generation=launch.generation - 1)
+    async with running(launch, spares=1) as pool:
+        pool.roll_over()
+        await until(lambda: pool.spares == 1)
+        stream = pool.execute(Task.code("6 * 7"), session=None, timeout=60, max_output=999, launch=older)
+        async with aclosing(stream):
+            used = [kernel async for kernel, _ in stream]
+        assert {kernel.launch.generation for kernel in used} == {older.generation}
+        assert pool.spares == 1, "which is for others"
+        await until(lambda: pool.generations() == {launch.generation})
+
+
+async def test_a_kernel_of_another_generation_that_does_not_start_costs_no_place(launch: Launch) -> None:
+    async with running(launch, running=1, waiting=0) as pool:
+        broken = replace(launch, name="nothing")
+        with pytest.raises(KernelStartFailed):
+            await anext(pool.execute(Task.code("1"), session=None, timeout=60, max_output=999, launch=broken))
+        assert pool.admission.load == (0, 0)
+        assert (await run(pool, "6 * 7")).result == "42"
+
+
+# -- being prepared
+
+LOADED = "import sys\n'aigbb_inside.contract' in sys.modules"
+
+
+async def test_a_spare_has_loaded_what_calls_need_before_its_first_task(launch: Launch) -> None:
+    async with running(launch, spares=1) as pool:
+        pool.roll_over()
+        await until(lambda: pool.spares == 1)
+        execution = await run(pool, LOADED)
+        assert (execution.result, execution.outputs) == ("True", (Result({"text/plain": "True"}, {}),))
+
+
+async def test_new_functions_are_loaded_by_spares_at_once(launch: Launch) -> None:
+    """And not by the task that comes next: an adopted kernel, which was never asked before, shows it."""
+    async with running(launch) as pool:
+        kernel = await pool.rehearse(launch)
+        assert (await run_on(kernel, LOADED)).result == "False"
+        pool.adopt(kernel)
+        await asyncio.sleep(0)  # else the next task would be sent before what prepares for it
+        assert (await run(pool, LOADED)).result == "True"
+
+
+async def test_a_refresh_leaves_what_runs_and_who_has_died_alone(launch: Launch) -> None:
+    async with running(launch) as pool:
+        dead = await pool.rehearse(launch)
+        pool.adopt(dead)
+        await dead.stop()
+        await pool.open_session("s")
+        execution = asyncio.create_task(run(pool, "import time\ntime.sleep(0.2)\n6 * 7", "s"))
+        await until(lambda: pool.sessions()[0].state == "busy")
+        pool.refresh()
+        assert (await execution).result == "42"
+
+
 # -- the end
 
 
@@ -399,7 +423,7 @@ async def test_the_end_of_the_pool_is_the_end_of_every_kernel(launch: Launch) ->
         await pool.open_session("s")
         await until(lambda: pool.spares == 1)
         code = f"import os\nprint(os.getpid(), flush=True)\n{SLEEP}"
-        streams = [pool.execute(code, session=name, timeout=600, max_output=999) for name in (None, "s")]
+        streams = [pool.execute(Task.code(code), session=name, timeout=600, max_output=999) for name in (None, "s")]
         said = [item for _, item in [await anext(stream) for stream in streams]]
         late = asyncio.create_task(run(pool, "1"))
         starting = [asyncio.create_task(pool.open_session()) for _ in range(2)]

@@ -19,7 +19,20 @@ from tests.conftest import ROOT, Server, running_server
 COLLECTION = ROOT / "postman_collection.json"
 NEWMAN = ROOT / "tests" / "newman"
 SCHEMA = "https://schema.getpostman.com/json/collection/v2.1.0/collection.json"
-FOLDERS = ["Health", "First function", "With a package", "Pictures", "Sessions", "Errors", "Kernels", "Clean up"]
+FOLDERS = [
+    "Health",
+    "First function",
+    "With a package",
+    "Typed calls",
+    "Versions",
+    "Dry run and batch",
+    "Tools",
+    "Pictures",
+    "Sessions",
+    "Errors",
+    "Kernels",
+    "Clean up",
+]
 
 CONTENT: dict[str, Any] = json.loads(COLLECTION.read_text(encoding="utf-8"))
 REQUESTS: list[dict[str, Any]] = [item for folder in CONTENT["item"] for item in folder["item"]]
@@ -145,9 +158,11 @@ def check_answers(ran: Sequence[dict[str, Any]]) -> None:
 
 
 def members(body: str) -> object:
-    """The names of an answer's members (in a list, its first entry's), or the kinds of its events."""
+    """The names of an answer's members (in a list, its first entry's), the kinds of its events, or its plain text."""
     if body.startswith("event: "):
         return set(re.findall(r"^event: (\w+)$", body, re.MULTILINE))
+    if body.startswith("## "):
+        return re.sub(r"(?m)^## (\w+)_\w+$", r"## \1", body)
     found = json.loads(body or "null")
     first = found[0] if isinstance(found, list) else found
     return list(first or {})

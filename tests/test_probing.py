@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,8 +14,9 @@ from kernels import sandbox
 from kernels.environments import Generation
 from kernels.errors import ImportFailed, ImportTimeout, MissingDependency, ProbeCrashed, ProbeError, SchemaError
 from kernels.home import Home
-from kernels.probing import Findings, Probe
+from kernels.probing import Described, Findings, Probe
 from server.functions import Function
+from server.reading import read
 from server.snapshots import write_snapshot
 
 pytestmark = pytest.mark.anyio
@@ -27,15 +29,28 @@ def ask(generation: Generation, home: Home, tmp_path: Path) -> Ask:
     """Probe sources, given by name, in the shared generation."""
 
     async def probe(
-        sources: Mapping[str, str], variables: Mapping[str, str] | None = None, timeout: float = 30.0
+        sources: Mapping[str, str],
+        variables: Mapping[str, str] | None = None,
+        timeout: float = 30.0,
+        declared: bool = False,
+        imports: Mapping[str, Sequence[str]] | None = None,
     ) -> Findings:
         functions = [Function(name, source, (), (), "", "") for name, source in sources.items()]
         write_snapshot_there(tmp_path / "1", functions, variables or {})
         env = sandbox.kernel_environment(generation.python, tmp_path, home.cache, {})
         asked = Probe(env, tmp_path, timeout, tuple((variables or {}).values()))
-        return await asked.ask(generation, tmp_path / "1", list(sources), describe=set(sources))
+        describe = {
+            name: {"parameters": written(source, name), "declared": declared} for name, source in sources.items()
+        }
+        return await asked.ask(generation, tmp_path / "1", list(sources), describe=describe, imports=imports or {})
 
     return probe
+
+
+def written(source: str, name: str) -> list[Any]:
+    """The parameters as the source lists them; none where it cannot be read."""
+    found = [d["parameters"] for d in read(source).get("definitions", ()) if d["name"] == name]
+    return list(found[-1]) if found else []
 
 
 def write_snapshot_there(folder: Path, functions: list[Function], variables: Mapping[str, str]) -> None:
@@ -49,7 +64,7 @@ async def failure(ask: Ask, source: str, **more: object) -> ProbeError:
     """What is wrong with one function `f`; a sound one beside it stays sound."""
     findings = await ask({"f": source}, **more)
     assert list(findings.failures) == ["f"]
-    assert findings.schemas == {}
+    assert findings.contracts == {}
     return findings.failures["f"]
 
 
@@ -57,9 +72,9 @@ async def test_a_sound_function_has_a_schema(ask: Ask) -> None:
     source = "def f(city: str, days: int = 3, *, units: 'list[str] | None' = None) -> dict: return {}"
     findings = await ask({"f": source, "g": "async def g(x): pass"})
     assert findings.failures == {}
-    assert findings.schemas["f"]["required"] == ["city"]
-    assert findings.schemas["f"]["properties"]["days"]["default"] == 3
-    assert findings.schemas["g"]["properties"].keys() == {"x"}
+    assert findings.contracts["f"].parameters["required"] == ["city"]
+    assert findings.contracts["f"].parameters["properties"]["days"]["default"] == 3
+    assert findings.contracts["g"].parameters["properties"].keys() == {"x"}
 
 
 async def test_asking_for_nothing_is_answered(ask: Ask) -> None:
@@ -77,7 +92,7 @@ class Place(BaseModel):
     city: str
 def f(place: Place, colour: Colour, unit: Literal["C", "F"] = "C"): ...
 """
-    schema = (await ask({"f": source})).schemas["f"]
+    schema = (await ask({"f": source})).contracts["f"].parameters
     assert schema["$defs"].keys() == {"Colour", "Place"}
     assert schema["properties"]["unit"]["enum"] == ["C", "F"]
 
@@ -105,7 +120,47 @@ async def test_a_missing_module_comes_with_the_fix(ask: Ask, imported: str, modu
     error = await failure(ask, f"{imported}\ndef f(): pass")
     assert isinstance(error, MissingDependency)
     assert repr(module) in error.detail
-    assert error.extra["fix"] == {"add_packages": [package]}
+    assert error.extra["fix"] == {"packages": [package]}
+
+
+async def test_a_module_that_is_imported_only_when_the_function_runs_must_be_there(ask: Ask) -> None:
+    sources = {
+        "f": "def f():\n    import yaml, json",
+        "g": "def g():\n    import colorsys",
+        "h": "1 / 0\ndef h(): pass",
+    }
+    findings = await ask(sources, imports={"f": ["json", "yaml"], "g": ["colorsys"], "h": ["yaml"]})
+    missing = findings.failures["f"]
+    assert isinstance(missing, MissingDependency)
+    assert missing.extra["fix"] == {"packages": ["PyYAML"]}
+    assert missing.extra["exception"] == "ModuleNotFoundError: No module named 'yaml'"
+    assert missing.extra["traceback"] == []
+    assert isinstance(findings.failures["h"], ImportFailed)
+    assert findings.contracts.keys() == {"g"}
+
+
+async def test_a_module_is_looked_for_without_importing_it(ask: Ask) -> None:
+    source = "import sys\nassert 'colorsys' not in sys.modules\ndef {}(): pass"
+    sources = {name: source.format(name) for name in ("f", "g")}
+    assert (await ask(sources, imports={"f": ["colorsys"]})).failures == {}
+
+
+@pytest.mark.parametrize("name", ["__main__", "aigbb_functions", "odd"])
+async def test_a_module_that_cannot_be_looked_for_counts_as_there(ask: Ask, name: str) -> None:
+    source = "import sys, types\nsys.modules['odd'] = types.ModuleType('odd')\ndef f(): pass"
+    assert (await ask({"f": source}, imports={"f": [name]})).failures == {}
+
+
+@pytest.mark.parametrize("name", ["launch", "probe", "contract", "forms", "package"])
+async def test_no_module_of_ours_can_be_imported_by_mistake(ask: Ask, name: str) -> None:
+    assert isinstance(await failure(ask, f"import {name}\ndef f(): pass"), MissingDependency)
+
+
+async def test_a_file_in_the_working_folder_shadows_nothing(ask: Ask, tmp_path: Path) -> None:
+    for name in ("runpy", "json", "pydantic"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit")
+    findings = await ask({"f": "import json\ndef f(x: int): json.dumps(x)"}, imports={"f": ["json"]})
+    assert findings.failures == {}
 
 
 async def test_a_missing_function_is_no_missing_package(ask: Ask) -> None:
@@ -148,7 +203,7 @@ async def test_a_process_that_dies_names_the_function(ask: Ask, source: str, end
     assert isinstance(error, ProbeCrashed)
     assert ending in error.detail
     assert error.extra["function"] == "f"
-    assert "a" in findings.schemas
+    assert "a" in findings.contracts
 
 
 async def test_an_import_that_hangs_is_ended(ask: Ask) -> None:
@@ -169,7 +224,7 @@ def f(x: int): pass
 """
     findings = await ask({"f": source, "g": "def g(): pass"})
     assert findings.failures == {}
-    assert set(findings.schemas) == {"f", "g"}
+    assert set(findings.contracts) == {"f", "g"}
 
 
 async def test_an_import_that_reads_gets_nothing(ask: Ask) -> None:
@@ -222,13 +277,42 @@ def f(x: Annotated[int, Field(json_schema_extra={"a": object()})]): pass
     assert isinstance(await failure(ask, source), SchemaError)
 
 
+NO_SIGNATURE = "def f(): pass\nclass Odd:\n    __signature__ = 3\n    __call__ = iter\nf = Odd()"
+
+
 async def test_a_callable_without_signature_is_refused(ask: Ask) -> None:
-    error = await failure(ask, "def f(): pass\nclass Odd:\n    __signature__ = 3\n    __call__ = iter\nf = Odd()")
-    assert isinstance(error, SchemaError)
+    assert isinstance(await failure(ask, NO_SIGNATURE), SchemaError)
+
+
+async def test_of_a_declared_callable_without_signature_nothing_is_said(ask: Ask) -> None:
+    findings = await ask({"f": NO_SIGNATURE}, declared=True)
+    assert findings == Findings({"f": Described({}, {}, hidden=False, signature="")})
+
+
+async def test_a_declared_function_may_take_whatever_comes(ask: Ask) -> None:
+    source = "def f(a: 'Nowhere', /, *args, **kwargs: print): pass"
+    found = (await ask({"f": source}, declared=True)).contracts["f"]
+    assert found.parameters == {
+        "type": "object",
+        "properties": {"a": {}, "args": {"type": "array", "items": {}}},
+        "required": ["a"],
+    }
+
+
+async def test_a_decorator_that_hides_the_signature_is_told(ask: Ask) -> None:
+    source = "def hide(f): return lambda *a, **k: f(*a, **k)\n@hide\ndef f(x: int, y=2): pass"
+    found = (await ask({"f": source})).contracts["f"]
+    properties: dict[str, Any] = {"x": {}, "y": {}}
+    assert found == Described(
+        {"type": "object", "properties": properties, "required": ["x"], "additionalProperties": False},
+        {},
+        hidden=True,
+        signature="f(*a, **k)",
+    )
 
 
 async def test_numbers_and_texts_that_are_no_json_are_made_so(ask: Ask) -> None:
-    schema = (await ask({"f": "def f(x: float = float('nan'), y: str = '\\udc80'): pass"})).schemas["f"]
+    schema = (await ask({"f": "def f(x: float = float('nan'), y: str = '\\udc80'): pass"})).contracts["f"].parameters
     assert json.dumps(schema, allow_nan=False).encode("ascii")
     assert "\\ud" not in json.dumps(schema)
 
@@ -248,7 +332,7 @@ async def test_a_function_may_import_another_in_any_order(ask: Ask, order: list[
     }
     findings = await ask({name: sources[name] for name in order})
     assert findings.failures == {}
-    assert findings.schemas["user"]["properties"]["x"]["default"] == 2
+    assert findings.contracts["user"].parameters["properties"]["x"]["default"] == 2
 
 
 async def test_a_function_that_uses_a_broken_one_is_broken_too(ask: Ask) -> None:
@@ -256,7 +340,7 @@ async def test_a_function_that_uses_a_broken_one_is_broken_too(ask: Ask) -> None
     findings = await ask({**sources, "other": "def other(): pass"})
     assert findings.failures.keys() == {"user", "helper"}
     assert "ZeroDivisionError" in findings.failures["user"].detail
-    assert findings.schemas.keys() == {"other"}
+    assert findings.contracts.keys() == {"other"}
 
 
 # -- variables and secrets
@@ -297,11 +381,26 @@ import os
 KEY = os.environ["KEY"]
 def f(key=KEY, headers: dict = {"auth": [f"Bearer {KEY}"]}, default: int = 3, tries: int = 2): pass
 """
-    schema = (await ask({"f": source}, {"KEY": SECRET})).schemas["f"]
+    schema = (await ask({"f": source}, {"KEY": SECRET})).contracts["f"].parameters
     assert "hush" not in json.dumps(schema)
     assert schema["properties"].keys() == {"key", "headers", "default", "tries"}
     assert schema["properties"]["default"]["default"] == 3
     assert "required" not in schema
+
+
+async def test_no_result_and_no_signature_carries_a_secret(ask: Ask) -> None:
+    source = """
+import os
+from pydantic import BaseModel
+KEY = os.environ["KEY"]
+class Answer(BaseModel):
+    key: str = KEY
+    count: int = 1
+def f(key=KEY) -> Answer: pass
+"""
+    found = (await ask({"f": source}, {"KEY": SECRET})).contracts["f"]
+    assert found.returns["properties"] == {"key": {"type": "string"}, "count": {"type": "integer", "default": 1}}
+    assert "hush" not in found.signature
 
 
 async def test_a_secret_too_short_to_hide_is_left(ask: Ask) -> None:

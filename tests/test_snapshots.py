@@ -5,15 +5,19 @@ from __future__ import annotations
 import ast
 import itertools
 import json
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kernels.errors import InvalidRequirement
-from server.functions import Draft, Function
+from server.errors import InvalidRequest
+from server.functions import Declared, Draft, Function
 from server.snapshots import Projection, digest_of, prune_snapshots, render_init, sweep_snapshots, write_snapshot
 
 
@@ -58,6 +62,86 @@ def test_variables_are_for_the_owner_only(tmp_path: Path) -> None:
     path = tmp_path / "1" / "environment.json"
     assert json.loads(path.read_text()) == {"KEY": "hush é"}
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_manifest_says_what_has_to_be_loaded_again(tmp_path: Path) -> None:
+    sources = {"alone": "def alone(): return 1\n", "uses": "from aigbb_functions import alone\ndef uses(): alone()\n"}
+    write_snapshot(tmp_path / "1", functions(**sources), {}, {"alone": 3, "uses": 12})
+    assert json.loads((tmp_path / "1" / "manifest.json").read_text()) == {
+        "alone": {
+            "version": 3,
+            "digest": "d55f9c65a16706efa6a2d921e65dbe158e34fde37c1509e4a6425283ac7e0ace",
+            "uses": False,
+            "written": [],
+            "declared": False,
+        },
+        "uses": {
+            "version": 12,
+            "digest": "a5823517c61ec2bfc638fc619a493f4fd684466ed499b1cec1562f34db2aeef3",
+            "uses": True,
+            "written": [],
+            "declared": False,
+        },
+    }
+
+
+def test_the_manifest_of_no_functions_is_empty(tmp_path: Path) -> None:
+    write_snapshot(tmp_path / "1", [], {})
+    assert json.loads((tmp_path / "1" / "manifest.json").read_text()) == {}
+
+
+def test_a_function_without_a_number_has_zero(tmp_path: Path) -> None:
+    write_snapshot(tmp_path / "1", functions("f"), {}, {"other": 3})
+    assert json.loads((tmp_path / "1" / "manifest.json").read_text())["f"]["version"] == 0
+
+
+def test_the_digest_of_a_manifest_is_that_of_the_source_alone(tmp_path: Path) -> None:
+    write_snapshot(tmp_path / "1", [function("f")], {})
+    write_snapshot(tmp_path / "2", [function("f", packages=("six",))], {})
+    write_snapshot(tmp_path / "3", [function("f", "def f(): return 3\n")], {})
+    found = [json.loads((tmp_path / n / "manifest.json").read_text())["f"]["digest"] for n in ("1", "2", "3")]
+    assert found[0] == found[1] != found[2]
+
+
+# -- the snapshot before
+
+
+def inode(snapshot: Path, name: str) -> int:
+    """Which file on disk a function has."""
+    return (snapshot / "aigbb_functions" / f"{name}.py").stat().st_ino
+
+
+def test_files_that_are_the_same_are_linked_and_others_written(tmp_path: Path) -> None:
+    old, new = tmp_path / "1", tmp_path / "2"
+    write_snapshot(old, functions("same", "changed", "gone"), {})
+    write_snapshot(new, functions("same", "added", changed="def changed(): return 2\n"), {}, previous=old)
+    assert inode(new, "same") == inode(old, "same")
+    assert inode(new, "changed") != inode(old, "changed")
+    assert sorted(p.name for p in (new / "aigbb_functions").iterdir()) == [
+        "__init__.py",
+        "added.py",
+        "changed.py",
+        "same.py",
+    ]
+    assert (old / "aigbb_functions" / "changed.py").read_text() == function("changed").source
+    ran = ask(new, "from aigbb_functions import *; print(same(), changed(), added())")
+    assert (ran.stdout, ran.stderr) == ("same 2 added\n", "")
+
+
+@pytest.mark.parametrize("lost", ["aigbb_functions/f.py", "manifest.json", ""])
+def test_what_the_snapshot_before_has_lost_is_written_again(tmp_path: Path, lost: str) -> None:
+    write_snapshot(tmp_path / "1", functions("f"), {})
+    path = tmp_path / "1" / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    write_snapshot(tmp_path / "2", functions("f"), {}, previous=tmp_path / "1")
+    assert ask(tmp_path / "2", "import aigbb_functions as m; print(m.f())").stdout == "f\n"
+
+
+def test_a_snapshot_outlives_the_one_that_it_was_linked_from(tmp_path: Path) -> None:
+    write_snapshot(tmp_path / "1", functions("f"), {})
+    write_snapshot(tmp_path / "2", functions("f"), {}, previous=tmp_path / "1")
+    prune_snapshots(tmp_path, {2}, 2)
+    assert ask(tmp_path / "2", "import aigbb_functions as m; print(m.f())").stdout == "f\n"
 
 
 def test_a_snapshot_replaces_what_a_killed_service_left(tmp_path: Path) -> None:
@@ -260,6 +344,24 @@ def test_a_file_that_somebody_removed_comes_back(projection: Projection) -> None
     assert file(projection, "f").exists()
 
 
+def test_of_some_names_only_these_are_brought_up_to_date(projection: Projection) -> None:
+    before = projection.write(functions("f", "g", "h"), {})
+    after = [function(name, f"def {name}(): return 2\n") for name in ("f", "g")]
+    written = projection.write(after, before, ["f", "h"])
+    assert written == {"f": digest_of("def f(): return 2\n")}
+    assert projection.sources() == {"f": "def f(): return 2\n", "g": function("g").source}
+    ran = ask(projection.folder.parent, "import aigbb_functions as m; print(m.__all__)")
+    assert ran.stdout == "['f', 'g']\n"
+
+
+def test_an_edited_file_is_left_alone_also_when_it_is_named(projection: Projection) -> None:
+    before = projection.write(functions("f", "g"), {})
+    file(projection, "f").write_text("def f(): return 'mine'\n")
+    file(projection, "g").write_text("def g(): return 'mine'\n")
+    assert projection.write([function("f", "def f(): return 2\n")], before, ["f", "g"]) == {}
+    assert projection.sources() == {"f": "def f(): return 'mine'\n", "g": "def g(): return 'mine'\n"}
+
+
 def test_what_cannot_be_a_function_is_not_looked_at(projection: Projection) -> None:
     projection.write([], {})
     for name in ("_helper.py", ".hidden.py", "notes.txt"):
@@ -275,7 +377,7 @@ def test_a_file_that_is_no_text_is_a_draft_like_any_other(projection: Projection
     projection.write([], {})
     file(projection, "f").write_bytes(b"def f(): return '\xff'\n")
     assert projection.edited({}, {}) == ["f"]
-    assert projection.drafts(["f"]) == [Draft("def f(): return '\udcff'\n", "f", ())]
+    assert projection.drafts(["f"]) == {"f": Draft("def f(): return '\udcff'\n", "f", (), {}, [], [])}
 
 
 def test_a_folder_that_is_not_there_has_nothing(projection: Projection) -> None:
@@ -294,7 +396,11 @@ def test_packages_are_listed_with_who_uses_them(projection: Projection) -> None:
     assert lines == ["numpy  # used by: f", "six>=1  # used by: f, g"]
     assert projection.packages() == {"f": ["numpy", "six>=1"], "g": ["six>=1"]}
     assert projection.own_requirements() == ()
-    assert [draft.packages for draft in projection.drafts(["f", "g"])] == [["numpy", "six>=1"], ["six>=1"]]
+    drafts = projection.drafts(["f", "g"])
+    assert {name: d.packages for name, d in drafts.items() if isinstance(d, Draft)} == {
+        "f": ["numpy", "six>=1"],
+        "g": ["six>=1"],
+    }
 
 
 def test_lines_added_by_hand_are_kept(projection: Projection) -> None:
@@ -323,3 +429,79 @@ def test_the_list_can_be_given_to_an_installer(projection: Projection) -> None:
     projection.write([function("f", packages=("six>=1", 'numpy ; python_version > "3"'))], {})
     listed = [line.partition("  #")[0] for line in projection.requirements.read_text().splitlines()]
     assert [line for line in listed if line and line[0] != "#"] == ['numpy ; python_version > "3"', "six>=1"]
+
+
+# -- what a function has beside its source
+
+
+TOLD = Declared("Says so.", {"type": "object", "properties": {"a": {}}}, {})
+
+
+def told(**more: Any) -> Function:
+    """A function with more than a source."""
+    return replace(function("f"), tags=("x", "y"), bound=("a",), declared=TOLD, **more)
+
+
+def test_what_is_beside_the_source_has_a_file_and_comes_back_from_it(projection: Projection) -> None:
+    projection.write([told(), function("g")], {})
+    assert json.loads((projection.folder / "f.json").read_text()) == {
+        "tags": ["x", "y"],
+        "bound": ["a"],
+        "description": "Says so.",
+        "input_schema": {"type": "object", "properties": {"a": {}}},
+        "responses": {},
+    }
+    assert not (projection.folder / "g.json").exists()
+    draft = projection.drafts(["f"])["f"]
+    assert isinstance(draft, Draft)
+    assert (draft.tags, draft.bound, draft.declared) == (["x", "y"], ["a"], TOLD)
+
+
+def test_the_file_beside_goes_with_what_it_says(projection: Projection) -> None:
+    before = projection.write([told()], {})
+    before = projection.write([function("f")], before)
+    assert not (projection.folder / "f.json").exists()
+    before = projection.write([told()], before)
+    projection.write([], before)
+    assert list(projection.folder.glob("f.*")) == []
+
+
+def test_an_edited_file_beside_is_an_edit_and_is_left_alone(projection: Projection) -> None:
+    before = projection.write([told()], {})
+    assert projection.edited({"f": told()}, before) == []
+    (projection.folder / "f.json").write_text('{"tags": ["z"]}')
+    assert projection.edited({"f": told()}, before) == ["f"]
+    assert projection.write([told()], before) == {}
+    assert (projection.folder / "f.json").read_text() == '{"tags": ["z"]}'
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"tag": ["x"]}', '{"tags": "x"}', '{"input_schema": 1}', "\xff"])
+def test_a_bad_file_beside_is_said_to_be_one(projection: Projection, text: str) -> None:
+    projection.write([function("f"), function("g")], {})
+    (projection.folder / "f.json").write_bytes(text.encode("latin-1"))
+    drafts = projection.drafts(["f", "g"])
+    assert isinstance(drafts["f"], InvalidRequest)
+    assert "f.json is not valid" in drafts["f"].detail
+    assert isinstance(drafts["g"], Draft)
+
+
+# -- what a snapshot shares with the one before
+
+
+def test_files_that_are_the_same_are_shared_with_the_snapshot_before(tmp_path: Path) -> None:
+    one, two = tmp_path / "1", tmp_path / "2"
+    write_snapshot(one, functions(same="def same(): pass\n", other="def other(): pass\n"), {})
+    write_snapshot(two, functions(same="def same(): pass\n", other="def other(): return 1\n"), {}, previous=one)
+    files = {name: [(s / "aigbb_functions" / f"{name}.py") for s in (one, two)] for name in ("same", "other")}
+    assert files["same"][0].samefile(files["same"][1])
+    assert not files["other"][0].samefile(files["other"][1])
+    assert files["other"][0].read_text() == "def other(): pass\n"
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_text("def f(): evil()\n")])
+def test_a_snapshot_before_that_is_damaged_is_not_needed(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+    one, two = tmp_path / "1", tmp_path / "2"
+    write_snapshot(one, functions(f="def f(): pass\n"), {})
+    damage(one / "aigbb_functions" / "f.py")
+    write_snapshot(two, functions(f="def f(): pass\n"), {}, previous=one)
+    assert (two / "aigbb_functions" / "f.py").read_text() == "def f(): pass\n"

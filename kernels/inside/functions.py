@@ -1,33 +1,36 @@
 """IPython extension: every registered function by name, from the first cell on, and kept current."""
 
 import contextlib
-import importlib
 import io
 import json
 import os
 import sys
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from jupyter_core.paths import jupyter_path
 
-PACKAGE = "aigbb_functions"
+from .calling import Calling
+from .package import PACKAGE, Package
 
 
 class Functions:
     """Keeps the functions of the generation's current snapshot in a shell's namespace.
 
-    Before each cell it looks at one small file; when another snapshot is named there, it loads that. Names
-    and environment variables that the user has set to something else are left alone.
+    Before each cell it looks at one small file; when another snapshot is named there, it loads what differs.
+    Names and environment variables that the user has set to something else are left alone.
     """
 
     def __init__(self, shell: Any, generation: Path) -> None:
         self.shell = shell
         self.pointer = generation / "snapshot"
         self.snapshot = ""
+        self.package = Package()
+        self.known: Mapping[str, Mapping[str, Any]] = {}
         self.offered: dict[str, Any] = {}
+        self.failures: dict[str, str] = {}
         self.environment: dict[str, str] = {}
         self.unsaid: list[str] = []
         self.trouble = ""
@@ -37,7 +40,8 @@ class Functions:
         try:
             snapshot = self.pointer.read_text(encoding="utf-8")
             if snapshot != self.snapshot:
-                self.load(snapshot)
+                self.load(Path(snapshot))
+                self.snapshot = snapshot
             self.trouble = ""
         except OSError as error:
             self.complain(f"{PACKAGE}: the functions could not be read ({error.strerror})")
@@ -54,16 +58,36 @@ class Functions:
         said, self.unsaid = self.unsaid, []
         return said
 
-    def load(self, snapshot: str) -> None:
-        """Swap the package for the one in `snapshot` and withdraw the names of the one before."""
-        environment = json.loads(Path(snapshot, "environment.json").read_text(encoding="utf-8"))
+    def load(self, snapshot: Path) -> None:
+        """Show another snapshot: load what is new or changed there, withdraw what is gone."""
+        environment = json.loads((snapshot / "environment.json").read_text(encoding="utf-8"))
+        functions = json.loads((snapshot / "manifest.json").read_text(encoding="utf-8"))
+        moved = environment != self.environment
         os.environ.update({n: v for n, v in environment.items() if self.environment.get(n) != v})
         self.environment = environment
-        module, said = import_snapshot(snapshot, self.snapshot)
-        self.snapshot = snapshot
-        self.unsaid += said
-        self.shell.drop_by_id(self.offered)
-        self.offered = {name: getattr(module, name) for name in module.__all__}
+        stale = {n for n, f in functions.items() if moved or n in self.failures or is_stale(f, self.known.get(n))}
+        if sys.path[0] != str(snapshot):
+            sys.path[:] = [str(snapshot), *(entry for entry in sys.path if entry not in (str(snapshot), self.snapshot))]
+        self.package.show(snapshot, functions, stale)
+        gone = (self.known.keys() | self.failures.keys()) - functions.keys()
+        self.shell.drop_by_id({n: self.offered.pop(n) for n in (stale | gone) & self.offered.keys()})
+        self.known = functions
+        for name in gone | stale:
+            self.failures.pop(name, None)
+        for name in sorted(stale):
+            self.take(name)
+
+    def take(self, name: str) -> None:
+        """Import one function; a broken one is told, and harms no other."""
+        said = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(said):
+                self.offered[name] = self.package.load(name)
+        except (Exception, SystemExit) as error:
+            reason = traceback.format_exception_only(error)[-1].strip().partition("\n")[0]
+            self.failures[name] = reason
+            self.unsaid.append(f"{PACKAGE}: {name} is not available ({reason})")
+        self.unsaid += said.getvalue().splitlines()
 
     def bind(self) -> None:
         """Give the functions their names, wherever the user has not taken one. `%reset` loses none."""
@@ -72,16 +96,9 @@ class Functions:
             self.shell.push(missing, interactive=False)
 
 
-def import_snapshot(snapshot: str, old: str) -> tuple[ModuleType, list[str]]:
-    """Import the package from a snapshot. Returns it and the lines it wrote about broken functions."""
-    for name in [n for n in sys.modules if n == PACKAGE or n.startswith(f"{PACKAGE}.")]:
-        del sys.modules[name]
-    sys.path[:] = [snapshot, *(entry for entry in sys.path if entry not in (snapshot, old))]
-    importlib.invalidate_caches()
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said):
-        module = importlib.import_module(PACKAGE)
-    return module, said.getvalue().splitlines()
+def is_stale(function: Mapping[str, Any], known: Mapping[str, Any] | None) -> bool:
+    """Whether a function must be imported anew: it changed, or its file uses others that may have."""
+    return known is None or known["digest"] != function["digest"] or bool(function["uses"])
 
 
 class Newer:
@@ -129,6 +146,7 @@ def load_ipython_extension(shell: Any) -> None:
             print(line, file=sys.stderr)
 
     functions.refresh()
+    Calling(shell, functions).attach()
     if "" not in sys.path:
         sys.path.insert(1, "")  # a cell may import what it wrote into its folder, as in any notebook
     shell.events.register("pre_run_cell", before_cell)

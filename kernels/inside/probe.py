@@ -1,25 +1,26 @@
-"""Does each function import here, and what are its parameters? Run by a generation's own Python.
+"""Does each function import here, and what is its contract? Run by a generation's own Python.
 
-Reads one JSON object from stdin: {"snapshot": folder, "names": [...], "describe": [...], "warm": [...]}.
+Reads one JSON object from stdin: {"snapshot": folder, "names": [...], "describe": {name: {"parameters": [as
+written], "declared": bool}}, "imports": {name: [modules]}, "warm": [modules]}.
 Writes JSON lines: {"importing": name} before each import, so that a death has a culprit; then
-{"failed": name, "ename", "evalue", "module", "traceback"} or {"imported": name}; for those to describe
-{"schema": name, "parameters": JSON Schema} or {"unfit": name, "parameter", "annotation", "reason"};
-{"done": true} last. What the imported code prints goes to stderr.
+{"failed": name, "ename", "evalue", "module", "traceback"} or {"imported": name}; {"broken": module, "ename",
+"evalue"} for what could not be warmed; for those to describe
+{"contract": name, "parameters", "returns", "hidden", "signature"}, or {"unfit": name, "parameter", "annotation",
+"reason", "unresolved"}; {"done": true} last. What the imported code prints goes to stderr.
 """
 
 import importlib
-import inspect
+import importlib.util
 import json
 import os
 import resource
 import sys
 import traceback
-import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-PACKAGE = "aigbb_functions"
+from .package import PACKAGE, Package
 
 
 def main() -> None:
@@ -30,33 +31,19 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     snapshot = Path(request["snapshot"])
     os.environ.update(json.loads((snapshot / "environment.json").read_text(encoding="utf-8")))
-    sys.path[0] = str(snapshot)
     for name in request["warm"]:
-        warm(name)
-    sys.modules[PACKAGE] = lazy_package(snapshot / PACKAGE)
+        if (broken := warm(name)) is not None:
+            say(channel, broken)
+    package = Package()
+    package.show(snapshot, {path.stem for path in (snapshot / PACKAGE).glob("*.py")} - {"__init__"}, ())
     for name in request["names"]:
         say(channel, {"importing": name})
-        say(channel, check(name))
-        if name in request["describe"] and f"{PACKAGE}.{name}" in sys.modules:
-            say(channel, describe(name))
+        found = check(package, name, request["imports"].get(name, ()))
+        say(channel, found)
+        if name in request["describe"] and "imported" in found:
+            say(channel, describe(package.load(name), name, request["describe"][name]))
     say(channel, {"done": True})
     os._exit(0)
-
-
-class Package(ModuleType):
-    """The name of a function's file stays the function's when Python would bind the module to it."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not isinstance(value, ModuleType):
-            super().__setattr__(name, value)
-
-
-def lazy_package(folder: Path) -> ModuleType:
-    """The package without its own __init__, which imports every function: here each is tried by itself."""
-    package = Package(PACKAGE)
-    package.__path__ = [str(folder)]
-    package.__dict__["__getattr__"] = lambda name: getattr(importlib.import_module(f"{PACKAGE}.{name}"), name)
-    return package
 
 
 def say(channel: int, line: dict[str, Any]) -> None:
@@ -66,22 +53,28 @@ def say(channel: int, line: dict[str, Any]) -> None:
         data = data[os.write(channel, data) :]
 
 
-def warm(name: str) -> None:
-    """Import a default package, so that its bytecode and caches are there before somebody waits for them."""
+def warm(name: str) -> dict[str, Any] | None:
+    """Import a default package, so that its bytecode and caches are there before somebody waits for them.
+
+    One that is not installed is passed over; one that is broken is said to be.
+    """
     try:
         importlib.import_module(name)
-    except ImportError as error:
-        print(f"{name} is not available: {error}", file=sys.stderr)
-
-
-def check(name: str) -> dict[str, Any]:
-    """Import one function."""
-    try:
-        function = getattr(importlib.import_module(f"{PACKAGE}.{name}"), name)
-        if not callable(function):
-            raise TypeError(f"{name} is {type(function).__name__}, not a function, once the file has run")
     except BaseException as error:
-        sys.modules.pop(f"{PACKAGE}.{name}", None)
+        if isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]:
+            return None
+        return {"broken": name, "ename": type(error).__name__, "evalue": text_of(error)}
+    return None
+
+
+def check(package: Package, name: str, imports: Iterable[str]) -> dict[str, Any]:
+    """Import one function, and look for the modules that it imports when it runs."""
+    try:
+        package.load(name)
+        for module in imports:
+            if is_missing(module):
+                raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+    except BaseException as error:
         return {
             "failed": name,
             "ename": type(error).__name__,
@@ -90,6 +83,14 @@ def check(name: str) -> dict[str, Any]:
             "traceback": frames(error, name),
         }
     return {"imported": name}
+
+
+def is_missing(module: str) -> bool:
+    """Whether a top-level module is not there. It is not imported; where the search fails, it may be there."""
+    try:
+        return importlib.util.find_spec(module) is None
+    except Exception:
+        return False
 
 
 def text_of(error: BaseException) -> str:
@@ -108,46 +109,23 @@ def frames(error: BaseException, name: str) -> list[str]:
     return [f"line {f.lineno}, in {f.name}: {f.line}" for f in own]
 
 
-def describe(name: str) -> dict[str, Any]:
-    """The JSON Schema of one function's parameters, as one object, or why there is none."""
-    from pydantic import TypeAdapter
-
-    function = getattr(sys.modules[f"{PACKAGE}.{name}"], name)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            schema = TypeAdapter(function).json_schema()
-            json.dumps(schema)
-    except Exception as error:
-        parameter, annotation = culprit(function)
-        reason = f"{type(error).__name__}: {text_of(error).partition(chr(10))[0][:300]}"
-        return {"unfit": name, "parameter": parameter, "annotation": annotation, "reason": reason}
-    return {"schema": name, "parameters": schema}
-
-
-def culprit(function: Any) -> tuple[str | None, str | None]:
-    """The first parameter that has no schema by itself."""
-    from pydantic import TypeAdapter
+def describe(function: Any, name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """One function's contract, or why there is none. An author who declares it is not asked for types."""
+    # After the functions' own imports: those that only run need not wait for pydantic.
+    from .contract import Contract, Unfit
 
     try:
-        parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):
-        return None, None
-    for parameter in parameters.values():
-        if parameter.annotation is parameter.empty:
-            continue
-        try:
-            annotation = eval_annotation(parameter.annotation, function)
-            TypeAdapter(annotation).json_schema()
-        except Exception:
-            return parameter.name, str(parameter.annotation)
-    return None, None
-
-
-def eval_annotation(annotation: Any, function: Any) -> Any:
-    """An annotation that is text, read in the module that defines the function."""
-    return eval(annotation, dict(function.__globals__)) if isinstance(annotation, str) else annotation  # noqa: S307
-
-
-if __name__ == "__main__":
-    main()
+        contract = Contract(function, spec["parameters"], declared=spec["declared"])
+        parameters = contract.parameters()
+    except Unfit as error:
+        if spec["declared"]:
+            return {"contract": name, "parameters": {}, "returns": {}, "hidden": False, "signature": ""}
+        told = {"parameter": error.parameter, "annotation": error.annotation, "unresolved": error.unresolved}
+        return {"unfit": name, "reason": text_of(error), **told}
+    return {
+        "contract": name,
+        "parameters": parameters,
+        "returns": contract.returns(),
+        "hidden": contract.hidden,
+        "signature": contract.shown(name),
+    }

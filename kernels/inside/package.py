@@ -1,0 +1,77 @@
+"""The package `aigbb_functions` inside a process of ours: each function's file is imported when it is asked for."""
+
+import importlib
+import sys
+import typing
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+PACKAGE = "aigbb_functions"
+
+
+class Package(ModuleType):
+    """The functions of one snapshot after another. `show` puts it into `sys.modules`."""
+
+    def __init__(self) -> None:
+        super().__init__(PACKAGE, "Every registered function, by name.")
+        self.__path__: list[str] = []
+        self.__all__: list[str] = []
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # Python would bind a function's module here after importing it; the name is the function's.
+        if not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        # A function's file may import another function, before or after its own turn.
+        if name in self.__all__:
+            return self.load(name)
+        raise AttributeError(f"{PACKAGE} has no function {name!r}")
+
+    def show(self, snapshot: Path, names: Collection[str], stale: Collection[str]) -> None:
+        """Be the package of this snapshot. Functions that are gone or stale are forgotten, others stay loaded."""
+        folder = str(snapshot / PACKAGE)
+        self.__path__, self.__all__ = [folder], sorted(names)
+        for name in {n.partition(".")[2] for n in sys.modules if n.startswith(f"{PACKAGE}.")} | self.__dict__.keys():
+            top = name.partition(".")[0]
+            if top in stale or (top.isidentifier() and not top.startswith("_") and top not in names):
+                sys.modules.pop(f"{PACKAGE}.{name}", None)
+                self.__dict__.pop(name, None)
+        sys.modules[PACKAGE] = self
+        importlib.invalidate_caches()
+
+    def load(self, name: str) -> Any:
+        """A function, imported now if it was not yet. Raises whatever its file raises."""
+        with typed_dicts():
+            module = importlib.import_module(f"{PACKAGE}.{name}")
+        try:
+            function = getattr(module, name)
+            if not callable(function):
+                raise TypeError(f"{name} is {type(function).__name__}, not a function, once the file has run")
+        except BaseException:
+            sys.modules.pop(f"{PACKAGE}.{name}", None)
+            raise
+        self.__dict__[name] = function
+        return function
+
+
+@contextmanager
+def typed_dicts() -> Iterator[None]:
+    """While a function's file is imported, `typing.TypedDict` is the backport that pydantic can read.
+
+    Python 3.11's own does not say which keys are required once classes inherit.
+    """
+    if sys.version_info >= (3, 12):
+        yield
+        return
+    import typing_extensions
+
+    own = typing.TypedDict
+    typing.TypedDict = typing_extensions.TypedDict
+    try:
+        yield
+    finally:
+        typing.TypedDict = own

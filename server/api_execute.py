@@ -1,0 +1,133 @@
+"""The REST door to kernels: executions, calls, tool calls, sessions, environments."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from contextlib import aclosing
+from typing import Annotated, Any
+
+from fastapi import Body, Query, Request
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import BeforeValidator
+
+from kernels.kernel import Kernel
+from kernels.outputs import Output, fold
+from server import wire
+from server.errors import AigbbError
+from server.routing import Here, event_routes, routes, since, unless_gone
+from server.service import Service
+from server.wire_calls import CallAnswer, RunToolsAnswer, RunToolsBody
+
+router, events = routes(), event_routes()
+
+
+# -- execute
+
+
+@events.post("/execute", response_class=EventSourceResponse)
+async def execute_events(body: wire.ExecuteBody, request: Request, service: Here) -> AsyncIterable[ServerSentEvent]:
+    """Items as they happen; the last event is `done`, or `problem`."""
+    start = time.perf_counter()
+    try:
+        async with aclosing(_run(service, body)) as items:
+            async for kernel, item in items:
+                yield wire.execution_event(item, kernel, body.session, since(start), service.signatures())
+    except AigbbError as error:
+        yield ServerSentEvent(event="problem", data=wire.problem_body(error, request))
+
+
+@router.post("/execute", tags=["execute"], summary="Run code")
+async def execute(body: wire.ExecuteBody, request: Request, service: Here) -> wire.ExecuteAnswer:
+    """Run code on a clean kernel of the newest generation, or in a session that keeps variables.
+
+    Ask for `text/event-stream` to get the items as they happen.
+    """
+    return await unless_gone(request, _fold(service, body))
+
+
+async def _fold(service: Service, body: wire.ExecuteBody) -> wire.ExecuteAnswer:
+    start = time.perf_counter()
+    used: list[Kernel] = []
+
+    async def items() -> AsyncIterator[Output]:
+        async with aclosing(_run(service, body)) as stream:
+            async for kernel, item in stream:
+                used[:] = [kernel]
+                yield item
+
+    execution = await fold(items())
+    return wire.execute_answer(execution, used[0], body.session, since(start), service.signatures())
+
+
+def _run(service: Service, body: wire.ExecuteBody) -> AsyncGenerator[tuple[Kernel, Output]]:
+    return service.execute(body.code, session=body.session, timeout=body.timeout)
+
+
+# -- calls
+
+Arguments = Annotated[dict[str, Any], BeforeValidator(wire.checked), Body(description="The arguments, by name")]
+Session = Annotated[str | None, Query(description="A session's id; without one, the call gets a clean kernel")]
+Timeout = Annotated[float | None, Query(gt=0, description="Seconds; default AIGBB_TIMEOUT")]
+
+
+@router.post("/functions/{name}/call", tags=["calls"], summary="Call a function")
+async def call(
+    name: str, arguments: Arguments, request: Request, service: Here, session: Session = None, timeout: Timeout = None
+) -> CallAnswer:
+    """Call a function by name, or a version of it by `name@3`; the body is the object of its arguments.
+
+    Arguments are checked against the function's types first; wrong ones answer 422 and do not run it.
+    """
+    work = service.calls.call(name, arguments, session=session, timeout=timeout)
+    return CallAnswer.of(await unless_gone(request, work), session)
+
+
+@router.post("/tools/run", tags=["tools"], summary="Run tool calls")
+async def run_tools(body: RunToolsBody, request: Request, service: Here) -> RunToolsAnswer:
+    """Run a model's tool calls, side by side, and answer the messages to append to the conversation, in order.
+
+    What goes wrong in a call is its message's content, for the model to act on.
+    """
+    calls = [one.call() for one in body.tool_calls]
+    work = service.calls.run_tools(calls, body.bound, session=body.session, timeout=body.timeout)
+    return RunToolsAnswer.of(body, await unless_gone(request, work))
+
+
+# -- sessions
+
+
+@router.post("/sessions", status_code=201, tags=["sessions"], summary="Open a session")
+async def open_session(service: Here, body: wire.SessionBody | None = None) -> wire.SessionAnswer:
+    """Open a session: a kernel whose variables persist between executions."""
+    return wire.SessionAnswer.model_validate(await service.pool.open_session(body.id if body else None))
+
+
+@router.get("/sessions", tags=["sessions"], summary="List sessions")
+async def sessions(service: Here) -> list[wire.SessionAnswer]:
+    """Open sessions."""
+    return [wire.SessionAnswer.model_validate(info) for info in service.pool.sessions()]
+
+
+@router.post("/sessions/{identity}/interrupt", status_code=204, tags=["sessions"], summary="Interrupt a session")
+async def interrupt_session(identity: str, service: Here) -> None:
+    """Interrupt what runs; that execution answers `cancelled`."""
+    await service.pool.interrupt_session(identity)
+
+
+@router.post("/sessions/{identity}/restart", tags=["sessions"], summary="Restart a session")
+async def restart_session(identity: str, service: Here) -> wire.SessionAnswer:
+    """Give the session a clean kernel of the newest generation."""
+    return wire.SessionAnswer.model_validate(await service.pool.restart_session(identity))
+
+
+@router.delete("/sessions/{identity}", status_code=204, tags=["sessions"], summary="Close a session")
+async def close_session(identity: str, service: Here) -> None:
+    """End a session and its kernel."""
+    await service.pool.close_session(identity)
+
+
+@router.get("/kernels", tags=["kernels"], summary="List environments")
+async def kernels(service: Here) -> list[wire.GenerationAnswer]:
+    """Every generation of the environment, newest first; `current` serves."""
+    return [wire.GenerationAnswer.model_validate(info) for info in await service.generations()]

@@ -1,0 +1,328 @@
+"""One change of what serves, from the requirements to the commit: all of it or nothing.
+
+Every stage before the commit leaves what serves untouched; a kill at any point leaves the old state or the
+new one, and the next start clears the rest away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import structlog
+
+from kernels.environments import Environments, Generation
+from kernels.errors import AigbbError, InsufficientStorage, KernelStartFailed
+from kernels.home import Home, on_disk
+from kernels.kernel import Kernel, Launch
+from kernels.kernelspecs import Shelf
+from kernels.packages import Uv
+from kernels.pool import Pool
+from kernels.progress import Report, Step
+from server.functions import Parsed, Warn
+from server.planning import Plan, Planner
+from server.publishing import Publisher
+from server.registry import Commit, Event, GenerationRow, Registry, State, Version, moment
+from server.settings import Settings
+from server.snapshots import Projection, write_if_other, write_snapshot
+from server.verifying import Trial, Verified, Verifier
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What serves: the registry's state, and its generation on disk."""
+
+    state: State
+    generation: Generation
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is to become of the registry: new versions, older ones that serve again, names that go.
+
+    events says what history is to keep of it, given the versions that it makes.
+    """
+
+    reason: str
+    parsed: Sequence[Parsed] = ()
+    activated: Sequence[Version] = ()
+    removed: Collection[str] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    events: Callable[[Sequence[Version]], Sequence[Event]] = lambda _: ()
+
+    @property
+    def names(self) -> list[str]:
+        """The functions that it is about and that serve afterwards."""
+        return [*(p.function.name for p in self.parsed), *(v.function.name for v in self.activated)]
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What a change came to. versions are those that it made active, in its order."""
+
+    plan: Plan
+    versions: Sequence[Version]
+    warnings: Mapping[str, Sequence[Warn]]
+
+
+@dataclass
+class Clock:
+    """Milliseconds by stage, and since the beginning."""
+
+    timings: dict[str, float] = field(default_factory=dict)
+    started: float = field(default_factory=time.perf_counter)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time what is inside."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.timings[name] = _milliseconds(start)
+
+    @property
+    def total(self) -> float:
+        """Milliseconds since the beginning."""
+        return _milliseconds(self.started)
+
+
+class Changer:
+    """Owns what serves. Its callers see to it that changes come one at a time.
+
+    launch says how a kernel of a generation is started.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        home: Home,
+        registry: Registry,
+        pool: Pool,
+        launch: Callable[[Generation], Launch],
+    ) -> None:
+        uv = Uv(Path(sys.executable), home.cache / "uv", settings.uv_environment(), settings.build_timeout)
+        self._home = home
+        self._registry = registry
+        self._pool = pool
+        self._launch = launch
+        self._environments = Environments(home, uv)
+        self.projection = Projection(settings.functions_dir)
+        self._planner = Planner(self._environments, registry, self.projection)
+        self._verifier = Verifier(settings, home)
+        self._publisher = Publisher(
+            home,
+            registry,
+            self._environments,
+            self.projection,
+            Shelf(settings.kernelspecs_dir, home.path),
+            settings.keep_generations,
+        )
+        self._pruning: asyncio.Task[None] | None = None
+        self._serving: Serving | None = None
+
+    @property
+    def serving(self) -> Serving:
+        """What serves now. There is something once `resume` or a first change has returned."""
+        assert self._serving is not None, "the start comes first"
+        return self._serving
+
+    @property
+    def serves(self) -> bool:
+        """Whether anything serves."""
+        return self._serving is not None
+
+    def generation(self, row: GenerationRow) -> Generation:
+        """A generation's folder, there or not."""
+        return self._environments.at(row.number, row.lock)
+
+    def fits(self, state: State) -> bool:
+        """Whether the state's environment has all that is asked for now. Raises InvalidRequirement."""
+        return self._planner.fits(state)
+
+    # -- start
+
+    async def resume(self, state: State, report: Report) -> None:
+        """Serve what served last: its generation, built again if it is gone or does not start."""
+        await asyncio.to_thread(self._publisher.sweep, state)
+        row = state.generation
+        if row is None:
+            return
+        snapshot = self._home.snapshots / str(state.snapshot)
+        if not (snapshot / "manifest.json").exists():
+            await on_disk(self._write_snapshot, state, state.snapshot)
+        generation = self._environments.find(row.number, row.lock)
+        try:
+            if generation is None:
+                raise KernelStartFailed("Its folder is gone.")
+            kernel = await self._try_out(generation, snapshot)
+        except KernelStartFailed as error:
+            report(Step("install", f"Building kernel {row.number} again. {error.detail}"))
+            generation = await self._rebuild(row, report)
+            kernel = await self._try_out(generation, snapshot)
+        self._serving = Serving(state, generation)
+        await self._publish(None, report)
+        self._pool.adopt(kernel)
+
+    async def _rebuild(self, row: GenerationRow, report: Report) -> Generation:
+        try:
+            return await self._environments.build(row.number, row.lock, None, report)
+        except AigbbError as error:
+            for older in await asyncio.to_thread(self._registry.generations):
+                if older.number != row.number and (found := self._environments.find(older.number, older.lock)):
+                    log.error("start.older_generation", wanted=row.number, serves=older.number, why=error.detail)
+                    return found
+            raise
+
+    # -- one change, all or nothing
+
+    async def apply(self, change: Change, report: Report, clock: Clock, *, dry_run: bool = False) -> Applied:
+        """Resolve, build, verify and commit; dry_run leaves out the commit and removes what was made for it.
+
+        Raises what the packages or the imports deserve; then nothing has changed.
+        """
+        before = self._serving.state if self._serving else State()
+        new = await asyncio.to_thread(self._number, change.parsed)
+        after = before.with_changes([*new, *change.activated], change.removed, change.env)
+        with clock.stage("resolve"):
+            plan = await self._planner.plan(after, before.generation, change.names, report)
+        after = replace(after, snapshot=await asyncio.to_thread(self._next_snapshot, before), generation=plan.row)
+        start: asyncio.Task[Kernel] | None = None
+        done = False
+        try:
+            with clock.stage("build"):
+                generation = await self._environment(plan, report)
+                await on_disk(self._write_snapshot, after, after.snapshot)
+            with clock.stage("verify"):
+                start = self._begin_start(generation, after.snapshot) if plan.is_new else None
+                verified = await self._verify(generation, after, change, plan, report)
+                kernel = await start if start else None
+            versions = [replace(v, function=f) for v, f in zip(new, verified.functions, strict=True)]
+            applied = Applied(plan, [*versions, *change.activated], verified.warnings)
+            if not dry_run:
+                after = after.with_changes(versions, (), {})
+                await self._commit(change, after, versions, report, clock)
+                done = True
+        finally:
+            if not done:
+                await self._end_start(start)
+                await on_disk(self._undo, plan, after.snapshot)
+        if not done:
+            return applied
+        return await self._switch(change, applied, Serving(after, generation), kernel, report, clock)
+
+    async def _commit(
+        self, change: Change, after: State, versions: Sequence[Version], report: Report, clock: Clock
+    ) -> None:
+        with clock.stage("switch"):
+            report(Step("switch", "Committing"))
+            events = change.events([*versions, *change.activated])
+            commit = Commit(change.reason, after, versions, change.activated, change.removed, events)
+            await on_disk(self._registry.commit, commit)
+
+    async def _switch(
+        self, change: Change, applied: Applied, serving: Serving, kernel: Kernel | None, report: Report, clock: Clock
+    ) -> Applied:
+        """From here on the new state serves."""
+        names = [*change.names, *change.removed] if self._serving else None
+        self._serving = serving
+        with clock.stage("publish"):
+            warnings = await self._publish(names, report)
+        if kernel is not None:
+            self._pool.adopt(kernel)
+        else:
+            self._pool.refresh()
+        return replace(applied, warnings={**applied.warnings, "": warnings})
+
+    def _number(self, parsed: Sequence[Parsed]) -> list[Version]:
+        now = moment()
+        return [Version(p.function, self._registry.next_number(p.function.name), now) for p in parsed]
+
+    async def _try_out(self, generation: Generation, snapshot: Path) -> Kernel:
+        """The proof of a generation is a kernel that starts. Raises KernelStartFailed."""
+        await asyncio.to_thread(self._prepare, generation, snapshot)
+        return await self._pool.rehearse(self._launch(generation))
+
+    def _begin_start(self, generation: Generation, number: int) -> asyncio.Task[Kernel]:
+        """Beside the imports, and not after them: both take most of a second."""
+        return asyncio.create_task(self._try_out(generation, self._home.snapshots / str(number)))
+
+    async def _end_start(self, start: asyncio.Task[Kernel] | None) -> None:
+        if start is not None:
+            start.cancel()
+            await asyncio.wait([start])
+            if not start.cancelled() and start.exception() is None:
+                await start.result().stop()
+
+    async def _verify(
+        self, generation: Generation, after: State, change: Change, plan: Plan, report: Report
+    ) -> Verified:
+        previous = self._serving.generation.lock if self._serving else None
+        snapshot = self._home.snapshots / str(after.snapshot)
+        activated = [v.function.name for v in change.activated]
+        trial = Trial(generation, snapshot, after, change.parsed, activated, change.removed, plan.is_new, previous)
+        return await self._verifier.verify(trial, report)
+
+    async def _environment(self, plan: Plan, report: Report) -> Generation:
+        if not plan.is_new:
+            return self.serving.generation
+        previous = self._serving.generation if self._serving else None
+        return await self._environments.build(plan.row.number, plan.row.lock, previous, report)
+
+    def _prepare(self, generation: Generation, snapshot: Path) -> None:
+        """What a kernel of it needs to start: the kernelspec that our own pool uses, and its functions."""
+        Shelf(generation.kernelspecs, self._home.path).put(generation)
+        write_if_other(generation.pointer, str(snapshot))
+
+    def _next_snapshot(self, state: State) -> int:
+        taken = [int(p.name) for p in self._home.snapshots.iterdir() if p.name.isdecimal()]
+        return max([state.snapshot, *taken]) + 1
+
+    def _write_snapshot(self, state: State, number: int) -> None:
+        functions = [version.function for version in state.active.values()]
+        numbers = {name: version.number for name, version in state.active.items()}
+        previous = self._home.snapshots / str(self._serving.state.snapshot) if self._serving else None
+        try:
+            write_snapshot(self._home.snapshots / str(number), functions, state.variables_in_use(), numbers, previous)
+        except OSError as error:
+            raise InsufficientStorage(f"The snapshot could not be written: {error.strerror}.") from error
+
+    def _undo(self, plan: Plan, number: int) -> None:
+        """Remove what was made aside for a change that did not come about."""
+        if self._registry.last_snapshot() >= number:
+            return  # the commit went through and only its answer was lost: the next start publishes it
+        shutil.rmtree(self._home.snapshots / str(number), ignore_errors=True)
+        if plan.is_new:
+            shutil.rmtree(self._environments.at(plan.row.number).folder, ignore_errors=True)
+
+    # -- what is visible
+
+    async def _publish(self, names: Collection[str] | None, report: Report) -> list[Warn]:
+        warnings = await self._publisher.publish(self.serving.state, self.serving.generation, names, report)
+        await self.finish()
+        in_use = {self.serving.generation.number, *self._pool.generations()}
+        self._pruning = asyncio.create_task(self._prune(in_use))
+        return warnings
+
+    async def _prune(self, in_use: Collection[int]) -> None:
+        try:
+            await asyncio.to_thread(self._publisher.prune, self.serving.state, in_use)
+        except OSError as error:
+            log.warning("prune.failed", error=str(error))
+
+    async def finish(self) -> None:
+        """Wait for the deletion of what is old, which goes on behind the last change."""
+        if self._pruning is not None:
+            await self._pruning
+
+
+def _milliseconds(start: float) -> float:
+    return round((time.perf_counter() - start) * 1000, 1)

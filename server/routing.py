@@ -1,0 +1,87 @@
+"""What every route has in common: the service, who calls, the token, problems, and clients that leave."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable
+from typing import Annotated, Any, TypeVar
+
+import structlog
+from fastapi import APIRouter, Depends, Request, Security
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
+from starlette.routing import Match
+from starlette.types import Scope
+
+from server import wire
+from server.registrar import Caller
+from server.service import Service
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+
+class EventRoute(APIRoute):
+    """Serves those who ask for text/event-stream; a route with the same path serves the others."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """As ever, but never for those who did not ask for events."""
+        match, child = super().matches(scope)
+        accept = dict(scope.get("headers", [])).get(b"accept", b"")
+        return (match, child) if b"text/event-stream" in accept else (Match.NONE, {})
+
+
+async def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+async def _caller(request: Request) -> Caller:
+    """Who asks, as the gate found out."""
+    return Caller(request.state.key, request.state.request_id)
+
+
+Here = Annotated[Service, Depends(_service)]
+Who = Annotated[Caller, Depends(_caller)]
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": wire.Problem, "description": "Something in the request"},
+    "5XX": {"model": wire.Problem, "description": "Full, or unable"},
+}
+
+
+def routes() -> APIRouter:
+    """A router whose routes need the token and say what problems look like."""
+    bearer = HTTPBearer(auto_error=False, description="The service's token")
+    return APIRouter(dependencies=[Security(bearer)], responses=PROBLEMS)
+
+
+def event_routes() -> APIRouter:
+    """A router for those who ask for events."""
+    return APIRouter(route_class=EventRoute, include_in_schema=False)
+
+
+async def unless_gone(request: Request, work: Awaitable[T]) -> T:
+    """Do the work, but give it up when the client leaves: its kernel is free for others."""
+    task, gone = asyncio.ensure_future(work), asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            log.info("execute.client_left")
+            task.cancel()
+        return await task
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def since(start: float) -> float:
+    """Milliseconds since a moment of the performance counter."""
+    return round((time.perf_counter() - start) * 1000, 1)
