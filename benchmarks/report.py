@@ -31,7 +31,7 @@ class Report:
     @classmethod
     def of(cls, cases: Sequence[Case], packages: Mapping[str, str], spins: Sequence[float], load: float) -> Report:
         """packages: those of the measured environment. load: the machine's, before we began."""
-        ours = {name: version(name) for name in ("jupyter_client", "pyzmq", "uv", "fastapi", "uvicorn", "httpx2")}
+        ours = {name: version(name) for name in ("jupyter_client", "pyzmq", "uv", "fastapi", "uvicorn")}
         versions = {"Python": platform.python_version(), "ipykernel": packages["ipykernel"], **ours}
         ordered = sorted(spins)
         steadiness = ordered[int(0.95 * (len(ordered) - 1))] / statistics.median(ordered)
@@ -182,8 +182,8 @@ p95 / p50 = {steadiness}: near 1.0 the machine was steady, far above it somethin
 ## Method
 
 - Ours is the real service in a process of its own, with every setting as `make serve` has it but for its folders and
-  its port (and `AIGBB_POOL_SIZE=0` where no spare is ready), and the functions that ship. The client is httpx2 with
-  one connection kept open. Time runs from before the request until the answer's JSON is decoded.
+  its port (and `AIGBB_POOL_SIZE=0` where no spare is ready), and the functions that ship. The client is Python's
+  http.client with one connection kept open. Time runs from before the request until the answer's JSON is decoded.
 - Plain is jupyter_client's blocking client and the stock `ipykernel_launcher`, over TCP, **in the same environment**
   as our kernels. It waits for the reply *and* for idle, as we do. What it does in each case:
 {plain_ways}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import shutil
 import socket
@@ -9,8 +11,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +27,30 @@ SETTLE_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Service:
-    """A client that keeps its connection, and how many spare kernels the service keeps."""
+    """A connection that stays open, and how many spare kernels the service keeps.
 
-    client: httpx2.Client
+    The client is the standard library's: what is measured is the service, not a client's comforts.
+    """
+
+    connection: http.client.HTTPConnection
+    token: str
     spares: int
 
     def ask(self, method: str, path: str, body: object = None) -> Any:
         """One request; its answer's JSON."""
-        answer = self.client.request(method, path, json=body)
-        if answer.is_error:
-            raise RuntimeError(f"{method} {path}: {answer.status_code} {answer.text}")
-        return answer.json() if answer.content else None
+        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
+        sent = (method, path, None if body is None else json.dumps(body), headers)
+        try:
+            self.connection.request(*sent)
+            answer = self.connection.getresponse()
+        except (BrokenPipeError, http.client.RemoteDisconnected):
+            self.connection.close()  # it was idle for longer than the server keeps connections
+            self.connection.request(*sent)
+            answer = self.connection.getresponse()
+        text = answer.read()
+        if answer.status >= 400:
+            raise RuntimeError(f"{method} {path}: {answer.status} {text.decode(errors='replace')}")
+        return json.loads(text) if text else None
 
     def settle(self) -> None:
         """Wait until every spare kernel is ready, so that nothing of ours runs beside the next sample."""
@@ -52,6 +67,17 @@ class Service:
         watch.lap("answer")
         if answer["result"] != expected:
             raise RuntimeError(f"{code} gave {answer['result']}, not {expected}: {answer['error']}")
+        inside = answer["duration_ms"]
+        return {"inside the service": inside, "HTTP and client": watch.laps["answer"] - inside}
+
+    def call(self, name: str, arguments: dict[str, Any], expected: object, session: str | None = None) -> Sample:
+        """Call a function; its result has to be the expected one."""
+        query = f"?session={session}" if session else ""
+        watch = Watch()
+        answer = self.ask("POST", f"/functions/{name}/call{query}", arguments)
+        watch.lap("answer")
+        if answer["result"] != expected:
+            raise RuntimeError(f"{name} gave {answer['result']}, not {expected}: {answer['error']}")
         inside = answer["duration_ms"]
         return {"inside the service": inside, "HTTP and client": watch.laps["answer"] - inside}
 
@@ -80,8 +106,11 @@ def running(folder: Path, cache: Path, **settings: object) -> Iterator[Service]:
         argv = [sys.executable, "-m", "server", "serve"]
         process = subprocess.Popen(argv, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
-            with _connect(process, folder, port) as client:
-                yield Service(client, int(str(settings.get("pool_size", client.get("/healthz").json()["spares"]))))
+            with closing(_connect(process, folder, port)) as connection:
+                token = (folder / "home" / "token").read_text().strip()
+                service = Service(connection, token, 0)
+                spares = settings.get("pool_size", service.ask("GET", "/healthz")["spares"])
+                yield replace(service, spares=int(str(spares)))
         finally:
             _stop(process)
 
@@ -105,15 +134,14 @@ def _free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _connect(process: subprocess.Popen[bytes], folder: Path, port: int) -> httpx2.Client:
+def _connect(process: subprocess.Popen[bytes], folder: Path, port: int) -> http.client.HTTPConnection:
     url = f"http://127.0.0.1:{port}"
     deadline = time.monotonic() + START_SECONDS
     while not _answers(url):
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"The service did not start:\n{(folder / 'service.log').read_text()[-4000:]}")
         time.sleep(0.1)
-    token = (folder / "home" / "token").read_text().strip()
-    return httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=300, trust_env=False)
+    return http.client.HTTPConnection("127.0.0.1", port, timeout=300)
 
 
 def _answers(url: str) -> bool:
