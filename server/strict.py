@@ -61,8 +61,8 @@ def to_strict(schema: Mapping[str, Any]) -> dict[str, Any]:
     definitions = {name: _convert(value, name) for name, value in schema.get("$defs", {}).items()}
     if definitions:
         result["$defs"] = definitions
-    if excess := next(_excess(result), None):
-        raise NotStrict(excess)
+    if faults := conforms(result):
+        raise NotStrict(faults[0])
     return result
 
 
