@@ -26,7 +26,8 @@ from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 
 from kernels.errors import KernelStartFailed
-from kernels.outputs import Cap, Done, Output, Refused, clean, from_call, from_message, left_out
+from kernels.messages import clean, from_call, from_message, left_out
+from kernels.outputs import Cap, Done, Output, Refused
 from kernels.sandbox import kill_group, process_end
 from kernels.tasks import CALL, Run, Task, resolve
 
@@ -141,7 +142,8 @@ class Kernel:
         Not waited for: a kernel takes its requests one after the other.
         """
         if not self._ended.done():
-            await self._request("aigbb_prepare_request", uuid4().hex, {})
+            task = Task.prepare()
+            await self._request(f"{task.kind}_request", uuid4().hex, task.content)
 
     async def interrupt(self) -> bool:
         """Interrupt the running code, which then ends as `cancelled`. False when nothing runs."""

@@ -25,6 +25,8 @@ from kernels.tasks import Task
 
 log = structlog.get_logger(__name__)
 
+PREPARE_SECONDS = 30.0
+
 _LOST = "The session's kernel has ended since the last execution, and its variables with it.\n"
 
 
@@ -331,6 +333,7 @@ class Pool:
     async def _add_spare(self) -> None:
         try:
             kernel = await self._start(self._launch())
+            await _prepared(kernel)
         except AigbbError as error:
             # The next execution starts its own kernel, and tells its caller if that fails too.
             if not self._closed:
@@ -342,7 +345,6 @@ class Pool:
             await kernel.stop()
             self._refill()
         else:
-            await kernel.prepare()
             self._spares.appendleft(kernel)
 
     async def _expire_sessions(self) -> None:
@@ -394,6 +396,13 @@ class Pool:
     async def _end(self, kernel: Kernel) -> None:
         """Stop a kernel, to the end even when our caller is cancelled."""
         await asyncio.wait([self._spawn(kernel.stop())])
+
+
+async def _prepared(kernel: Kernel) -> None:
+    """Wait until a kernel has imported what calls need: nobody waits for it yet."""
+    async with aclosing(kernel.execute(Task.prepare(), timeout=PREPARE_SECONDS, max_output=1024)) as items:
+        async for _ in items:
+            pass
 
 
 def _is_cancelled() -> bool:

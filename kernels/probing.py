@@ -22,13 +22,14 @@ from kernels.errors import (
     ProbeError,
     SchemaError,
 )
-from kernels.outputs import clean, clean_json
+from kernels.messages import clean, clean_json
 from kernels.packages import DISTRIBUTION_OF
 
 LAUNCH = Path(__file__).parent / "inside" / "launch.py"
 # Under -P no folder of ours, and not the working one, is on the module path.
 BOOTSTRAP = "import runpy, sys; runpy.run_path(sys.argv[1])['become_importable']()"
 PROBE = f"{BOOTSTRAP}; from aigbb_inside.probe import main; main()"
+PROBE_AHEAD = f"{BOOTSTRAP}; from aigbb_inside import contract; from aigbb_inside.probe import main; main()"
 SHORTEST_SECRET = 4
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -76,11 +77,13 @@ class Probe:
         describe: Mapping[str, Mapping[str, Any]] = _NOTHING,
         imports: Mapping[str, Sequence[str]] = _NOTHING,
         warm: Sequence[str] = (),
+        child: sandbox.Child | None = None,
     ) -> Findings:
         """Import each of `names` from a snapshot; give the contracts of those to describe.
 
         describe has, by function, its "parameters" as `server.reading` lists them, and whether the author
         "declared" a schema. imports has the top-level modules that each imports anywhere: they must be there.
+        child: one that `ahead` has started.
         """
         request = {
             "snapshot": str(snapshot),
@@ -89,14 +92,16 @@ class Probe:
             "imports": {name: list(modules) for name, modules in imports.items()},
             "warm": list(warm),
         }
-        finished = await sandbox.run(
-            [generation.python, "-s", "-P", "-c", PROBE, str(LAUNCH)],
-            env=self.env,
-            cwd=self.workdir,
-            timeout=self.timeout + (60.0 if warm else 0.0),
-            stdin=json.dumps(request).encode(),
-        )
-        return self._read(finished)
+        child = child or await self._start(generation, PROBE)
+        return self._read(await child.finish(json.dumps(request).encode(), self.timeout + (60.0 if warm else 0.0)))
+
+    async def ahead(self, generation: Generation) -> sandbox.Child:
+        """Start a child for `ask` before it is known what there is to ask: what it needs is imported meanwhile."""
+        return await self._start(generation, PROBE_AHEAD)
+
+    async def _start(self, generation: Generation, program: str) -> sandbox.Child:
+        argv: list[str | Path] = [generation.python, "-s", "-P", "-c", program, str(LAUNCH)]
+        return await sandbox.Child.start(argv, env=self.env, cwd=self.workdir)
 
     def _read(self, finished: sandbox.Finished) -> Findings:
         findings, importing, done = Findings(), "", False

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # Seconds for what is still in the pipes of a child that has ended.
 DRAIN = 2.0
@@ -40,6 +41,76 @@ def kernel_environment(python: Path, workdir: Path, cache: Path, passed: Mapping
     }
 
 
+@dataclass(frozen=True)
+class Child:
+    """A process of ours that reads what it is asked from stdin. Made by `start`, ended by `finish` or `stop`."""
+
+    process: asyncio.subprocess.Process
+    stdout: bytearray
+    stderr: bytearray
+    collecting: asyncio.Future[tuple[None, None]]
+
+    @classmethod
+    async def start(
+        cls,
+        argv: Sequence[str | Path],
+        *,
+        env: Mapping[str, str],
+        cwd: Path | None = None,
+        on_line: Callable[[str], None] | None = None,
+        limit: int = 4 * 1024 * 1024,
+    ) -> Child:
+        """Start it, in a process group of its own. `on_line` hears each line of stderr as it comes.
+
+        At most `limit` bytes of each stream are kept.
+        """
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=dict(env),
+            cwd=cwd,
+            start_new_session=True,
+        )
+        stdout, stderr = bytearray(), bytearray()
+        out, err = _collect(process.stdout, stdout, limit), _collect(process.stderr, stderr, limit, on_line)
+        return cls(process, stdout, stderr, asyncio.gather(out, err))
+
+    async def finish(self, stdin: bytes, timeout: float) -> Finished:
+        """Ask, and wait for the end; after `timeout` seconds, kill its whole process group."""
+        feeding = asyncio.create_task(_feed(self.process, stdin))
+        timed_out = False
+        try:
+            async with asyncio.timeout(timeout):
+                await self.process.wait()
+        except TimeoutError:
+            timed_out = True
+        finally:
+            drained = await self._end(feeding)
+        for stream in drained:
+            stream.result()
+        stderr = self.stderr.decode(errors="replace")
+        return Finished(self.process.returncode or 0, bytes(self.stdout), stderr, timed_out)
+
+    async def stop(self) -> None:
+        """End it unasked. Does nothing once it has finished: its id may be another's by then."""
+        if not self.process._transport.is_closing():  # type: ignore[attr-defined]
+            await self._end()
+
+    async def _end(self, *tasks: asyncio.Task[None]) -> set[asyncio.Future[Any]]:
+        kill_group(self.process.pid)
+        await self.process.wait()
+        # A descendant that left the group may hold a pipe open for ever: do not wait for it.
+        waited: list[asyncio.Future[Any]] = [self.collecting, *tasks]
+        drained, _ = await asyncio.wait(waited, timeout=DRAIN)
+        for one in waited:
+            one.cancel()
+        await asyncio.gather(*waited, return_exceptions=True)
+        self.process._transport.close()  # type: ignore[attr-defined]  # nothing public lets go of the pipes
+        return drained
+
+
 async def run(
     argv: Sequence[str | Path],
     *,
@@ -50,42 +121,9 @@ async def run(
     on_line: Callable[[str], None] | None = None,
     limit: int = 4 * 1024 * 1024,
 ) -> Finished:
-    """Run a child to its end or to `timeout` seconds, then kill its whole process group.
-
-    `on_line` hears each line of stderr as it comes. At most `limit` bytes of each stream are kept.
-    """
-    process = await asyncio.create_subprocess_exec(
-        *argv,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=dict(env),
-        cwd=cwd,
-        start_new_session=True,
-    )
-    stdout, stderr = bytearray(), bytearray()
-    streams = asyncio.gather(
-        _feed(process, stdin),
-        _collect(process.stdout, stdout, limit),
-        _collect(process.stderr, stderr, limit, on_line),
-    )
-    timed_out = False
-    try:
-        async with asyncio.timeout(timeout):
-            await process.wait()
-    except TimeoutError:
-        timed_out = True
-    finally:
-        kill_group(process.pid)
-        await process.wait()
-        # A descendant that left the group may hold a pipe open for ever: do not wait for it.
-        drained, _ = await asyncio.wait([streams], timeout=DRAIN)
-        streams.cancel()
-        await asyncio.gather(streams, return_exceptions=True)
-        process._transport.close()  # type: ignore[attr-defined]  # nothing public lets go of the pipes
-    for stream in drained:
-        stream.result()
-    return Finished(process.returncode or 0, bytes(stdout), stderr.decode(errors="replace"), timed_out)
+    """Run a child to its end or to `timeout` seconds; see `Child`."""
+    child = await Child.start(argv, env=env, cwd=cwd, on_line=on_line, limit=limit)
+    return await child.finish(stdin, timeout)
 
 
 def kill_group(pid: int) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kernels.outputs import Cap, Error, Output, clean_json
+from kernels.messages import clean_json
+from kernels.outputs import Cap, Error, Output
 
 CALL = "aigbb_call"
 
@@ -32,6 +33,11 @@ class Task:
             "stop_on_error": False,
         }
         return cls("execute", content)
+
+    @classmethod
+    def prepare(cls) -> Task:
+        """Load new functions, and what calls are made with; see `inside.calling`."""
+        return cls("aigbb_prepare", {})
 
     @classmethod
     def call(

@@ -61,7 +61,8 @@ def create_app(service: Service) -> FastAPI:
         generate_unique_id_function=_operation_id,
     )
     app.state.service = service
-    for part in (health, api_functions.events, api_execute.events, api_functions.router, api_execute.router):
+    # What is asked most comes first: routes are tried in order.
+    for part in (health, api_execute.events, api_execute.router, api_functions.events, api_functions.router):
         app.include_router(part)
     app.add_api_route("/", _home, include_in_schema=False)
     app.add_api_route("/openapi.json", partial(_document, app, service), include_in_schema=False)
@@ -92,7 +93,11 @@ def _document(app: FastAPI, service: Service) -> JSONResponse:
 def _openapi(app: FastAPI, service: Service) -> dict[str, Any]:
     """FastAPI's own with an operation for each function; errors have their real media type."""
     schema = copy.deepcopy(FastAPI.openapi(app))
-    for operation in (one for path in schema["paths"].values() for one in path.values()):
+    bearer = {"type": "http", "scheme": "bearer", "description": "The service's token"}
+    schema["components"]["securitySchemes"] = {"HTTPBearer": bearer}
+    for path, operation in ((p, one) for p, methods in schema["paths"].items() for one in methods.values()):
+        if path != HEALTH:
+            operation["security"] = [{"HTTPBearer": []}]  # the gate asks for it, before any route
         for status, answer in operation["responses"].items():
             if status in PROBLEMS and "application/json" in answer["content"]:
                 answer["content"] = {wire.PROBLEM_TYPE: answer["content"]["application/json"]}

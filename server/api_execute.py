@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import aclosing
 from typing import Annotated, Any
 
-from fastapi import Body, Query, Request
+from fastapi import Body, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BeforeValidator
 
@@ -15,7 +15,7 @@ from kernels.kernel import Kernel
 from kernels.outputs import Output, fold
 from server import wire
 from server.errors import AigbbError
-from server.routing import Here, event_routes, routes, since, unless_gone
+from server.routing import Here, as_json, event_routes, routes, since, unless_gone
 from server.service import Service
 from server.wire_calls import CallAnswer, RunToolsAnswer, RunToolsBody
 
@@ -37,13 +37,13 @@ async def execute_events(body: wire.ExecuteBody, request: Request, service: Here
         yield ServerSentEvent(event="problem", data=wire.problem_body(error, request))
 
 
-@router.post("/execute", tags=["execute"], summary="Run code")
-async def execute(body: wire.ExecuteBody, request: Request, service: Here) -> wire.ExecuteAnswer:
+@router.post("/execute", tags=["execute"], response_model=wire.ExecuteAnswer, summary="Run code")
+async def execute(body: wire.ExecuteBody, request: Request, service: Here) -> Response:
     """Run code on a clean kernel of the newest generation, or in a session that keeps variables.
 
     Ask for `text/event-stream` to get the items as they happen.
     """
-    return await unless_gone(request, _fold(service, body))
+    return as_json(await unless_gone(request, _fold(service, body)))
 
 
 async def _fold(service: Service, body: wire.ExecuteBody) -> wire.ExecuteAnswer:
@@ -71,16 +71,16 @@ Session = Annotated[str | None, Query(description="A session's id; without one, 
 Timeout = Annotated[float | None, Query(gt=0, description="Seconds; default AIGBB_TIMEOUT")]
 
 
-@router.post("/functions/{name}/call", tags=["calls"], summary="Call a function")
+@router.post("/functions/{name}/call", tags=["calls"], response_model=CallAnswer, summary="Call a function")
 async def call(
     name: str, arguments: Arguments, request: Request, service: Here, session: Session = None, timeout: Timeout = None
-) -> CallAnswer:
+) -> Response:
     """Call a function by name, or a version of it by `name@3`; the body is the object of its arguments.
 
     Arguments are checked against the function's types first; wrong ones answer 422 and do not run it.
     """
     work = service.calls.call(name, arguments, session=session, timeout=timeout)
-    return CallAnswer.of(await unless_gone(request, work), session)
+    return as_json(CallAnswer.of(await unless_gone(request, work), session))
 
 
 @router.post("/tools/run", tags=["tools"], summary="Run tool calls")

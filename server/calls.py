@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from kernels.environments import Generation
 from kernels.errors import AigbbError
 from kernels.kernel import Kernel, Launch
-from kernels.outputs import Display, Execution, Output, Refused, Returned, fold
+from kernels.outputs import Display, Execution, Output, Refused, Returned, fold_all
 from kernels.pool import Pool
 from kernels.tasks import Task
 from server.errors import InvalidArguments, MissingBound, VersionUnavailable
@@ -210,16 +210,9 @@ def _as_pinned(version: Version) -> dict[str, Any]:
 
 
 async def _run(stream: AsyncGenerator[tuple[Kernel, Output]]) -> tuple[Kernel, Execution]:
-    used: list[Kernel] = []
-
-    async def items() -> AsyncIterator[Output]:
-        async with aclosing(stream):
-            async for kernel, item in stream:
-                used[:] = [kernel]
-                yield item
-
-    execution = await fold(items())
-    return used[0], execution
+    async with aclosing(stream):
+        pairs = [pair async for pair in stream]
+    return pairs[-1][0], fold_all(item for _, item in pairs)
 
 
 def _check_declared(declared: Mapping[str, Any], version: Version, arguments: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 import structlog
 
@@ -25,15 +26,19 @@ from kernels.kernelspecs import Shelf
 from kernels.packages import Uv
 from kernels.pool import Pool
 from kernels.progress import Report, Step
+from kernels.standby import Standby
 from server.functions import Parsed, Warn
 from server.planning import Plan, Planner
 from server.publishing import Publisher
 from server.registry import Commit, Event, GenerationRow, Registry, State, Version, moment
 from server.settings import Settings
-from server.snapshots import Projection, write_if_other, write_snapshot
+from server.snapshots import Projection, is_whole, write_if_other, write_snapshot
 from server.verifying import Trial, Verified, Verifier
 
 log = structlog.get_logger(__name__)
+
+# Seconds after a change until what can wait: whoever made it is likely to call what it made at once.
+LATER = 0.5
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ class Clock:
 
 
 class Changer:
-    """Owns what serves. Its callers see to it that changes come one at a time.
+    """Owns what serves, `async with`. Its callers see to it that changes come one at a time.
 
     launch says how a kernel of a generation is started.
     """
@@ -118,6 +123,7 @@ class Changer:
         self.projection = Projection(settings.functions_dir)
         self._planner = Planner(self._environments, registry, self.projection)
         self._verifier = Verifier(settings, home)
+        self._probes = Standby(lambda: self._verifier.ahead(self.serving.generation))
         self._publisher = Publisher(
             home,
             registry,
@@ -126,8 +132,15 @@ class Changer:
             Shelf(settings.kernelspecs_dir, home.path),
             settings.keep_generations,
         )
+        self._soon: asyncio.TimerHandle | None = None
         self._pruning: asyncio.Task[None] | None = None
         self._serving: Serving | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._probes.__aexit__()
 
     @property
     def serving(self) -> Serving:
@@ -157,7 +170,8 @@ class Changer:
         if row is None:
             return
         snapshot = self._home.snapshots / str(state.snapshot)
-        if not (snapshot / "manifest.json").exists():
+        functions = [version.function for version in state.active.values()]
+        if not await asyncio.to_thread(is_whole, snapshot, functions, state.variables_in_use()):
             await on_disk(self._write_snapshot, state, state.snapshot)
         generation = self._environments.find(row.number, row.lock)
         try:
@@ -183,6 +197,10 @@ class Changer:
             raise
 
     # -- one change, all or nothing
+
+    def refill(self) -> None:
+        """Have the next change's child process started, once the caller of this one has what it asked for."""
+        self._probes.refill(LATER)
 
     async def apply(self, change: Change, report: Report, clock: Clock, *, dry_run: bool = False) -> Applied:
         """Resolve, build, verify and commit; dry_run leaves out the commit and removes what was made for it.
@@ -234,6 +252,8 @@ class Changer:
         """From here on the new state serves."""
         names = [*change.names, *change.removed] if self._serving else None
         self._serving = serving
+        if applied.plan.is_new:
+            await self._probes.drop()
         with clock.stage("publish"):
             warnings = await self._publish(names, report)
         if kernel is not None:
@@ -268,8 +288,15 @@ class Changer:
         previous = self._serving.generation.lock if self._serving else None
         snapshot = self._home.snapshots / str(after.snapshot)
         activated = [v.function.name for v in change.activated]
-        trial = Trial(generation, snapshot, after, change.parsed, activated, change.removed, plan.is_new, previous)
-        return await self._verifier.verify(trial, report)
+        child = None if plan.is_new else await self._probes.take()
+        try:
+            trial = Trial(
+                generation, snapshot, after, change.parsed, activated, change.removed, plan.is_new, previous, child
+            )
+            return await self._verifier.verify(trial, report)
+        finally:
+            if child is not None:
+                await child.stop()
 
     async def _environment(self, plan: Plan, report: Report) -> Generation:
         if not plan.is_new:
@@ -307,19 +334,29 @@ class Changer:
 
     async def _publish(self, names: Collection[str] | None, report: Report) -> list[Warn]:
         warnings = await self._publisher.publish(self.serving.state, self.serving.generation, names, report)
-        await self.finish()
-        in_use = {self.serving.generation.number, *self._pool.generations()}
-        self._pruning = asyncio.create_task(self._prune(in_use))
+        if self._soon is not None:
+            self._soon.cancel()
+        self._soon = asyncio.get_running_loop().call_later(LATER, self._begin_pruning)
         return warnings
 
-    async def _prune(self, in_use: Collection[int]) -> None:
+    def _begin_pruning(self) -> None:
+        self._soon = None
+        self._pruning = asyncio.create_task(self._prune(self._pruning))
+
+    async def _prune(self, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await before
+        in_use = {self.serving.generation.number, *self._pool.generations()}
         try:
             await asyncio.to_thread(self._publisher.prune, self.serving.state, in_use)
         except OSError as error:
             log.warning("prune.failed", error=str(error))
 
     async def finish(self) -> None:
-        """Wait for the deletion of what is old, which goes on behind the last change."""
+        """Delete what is old, which otherwise goes on behind the last change."""
+        if self._soon is not None:
+            self._soon.cancel()
+            self._begin_pruning()
         if self._pruning is not None:
             await self._pruning
 

@@ -6,7 +6,7 @@ import difflib
 import json
 from collections.abc import Iterator
 
-from kernels.outputs import clean
+from kernels.messages import clean
 from server.functions import Function
 
 

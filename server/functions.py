@@ -13,7 +13,7 @@ import keyword
 import platform
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,10 +22,10 @@ from typing import Any
 import docstring_parser
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-from kernels import sandbox
 from kernels.errors import AigbbError, InvalidRequirement, PythonVersionMismatch
-from kernels.outputs import clean
+from kernels.messages import clean
 from kernels.packages import applies, parse_requirements
+from kernels.sandbox import Child
 from server import schemas
 from server.errors import (
     InvalidBound,
@@ -157,13 +157,21 @@ async def parse(draft: Draft) -> Parsed:
     return found
 
 
-async def parse_all(drafts: Sequence[Draft]) -> list[Parsed | AigbbError]:
-    """For each draft its function, or what is wrong with it. One process reads the sources of many."""
+async def start_reader() -> Child:
+    """A process that reads sources, once it is given them."""
+    argv = [sys.executable, "-I", "-S", str(READER), str(_PACKAGES)]
+    return await Child.start(argv, env={"LANG": "C.UTF-8"})
+
+
+async def parse_all(
+    drafts: Sequence[Draft], reader: Callable[[], Awaitable[Child]] = start_reader
+) -> list[Parsed | AigbbError]:
+    """For each draft its function, or what is wrong with it. One process, from `reader`, reads the sources of many."""
     sources = [draft.source.removeprefix("\ufeff") for draft in drafts]
     found: list[Parsed | AigbbError] = []
     for start in range(0, len(drafts), READ_AT_ONCE):
         part = slice(start, start + READ_AT_ONCE)
-        found += map(_parsed, drafts[part], sources[part], await _read(sources[part]))
+        found += map(_parsed, drafts[part], sources[part], await _read(sources[part], reader))
     return found
 
 
@@ -274,11 +282,14 @@ def _check_bound(draft: Draft, definition: Mapping[str, Any]) -> None:
             raise InvalidBound(f"{name[:80]!r} is bound, but is no parameter.", fix=fix, parameters=names)
 
 
-async def _read(sources: Sequence[str]) -> list[dict[str, Any]]:
+async def _read(sources: Sequence[str], reader: Callable[[], Awaitable[Child]]) -> list[dict[str, Any]]:
     """What each source defines, or why it cannot be read. One that ends the process harms no other."""
     sent = json.dumps([source if _size(source) <= MAX_SOURCE else "" for source in sources]).encode()
-    argv = [sys.executable, "-I", "-S", str(READER), str(_PACKAGES)]
-    done = await sandbox.run(argv, env={"LANG": "C.UTF-8"}, timeout=READER_TIMEOUT, stdin=sent)
+    child = await reader()
+    try:
+        done = await child.finish(sent, READER_TIMEOUT)
+    finally:
+        await child.stop()
     fault = "Python's parser did not survive it"
     if done.returncode == 0 and not done.timed_out:
         try:
@@ -289,7 +300,7 @@ async def _read(sources: Sequence[str]) -> list[dict[str, Any]]:
             return facts
     if len(sources) == 1:
         return [{"error": "source_unparsable", "message": fault}]
-    return [(await _read([source]))[0] for source in sources]
+    return [(await _read([source], reader))[0] for source in sources]
 
 
 def _size(source: str) -> int:

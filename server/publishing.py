@@ -89,7 +89,7 @@ class Publisher:
 
     def _project(self, state: State, names: Collection[str] | None) -> None:
         functions = [version.function for version in state.active.values()]
-        before = self.registry.projected()
+        before = self.registry.projected(names)
         written = self.projection.write(functions, before, names)
         # A file that was left alone stays as unknown as it was.
         self.registry.set_projected(written, gone=before.keys() - state.active.keys())

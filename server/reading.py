@@ -192,13 +192,15 @@ def script_block(source: str) -> dict[str, Any] | None:
 
 def main() -> None:
     """Limit ourselves, then read."""
+    sys.path.append(sys.argv[1])
+    import docstring_parser  # noqa: F401  # before we wait for what there is to read
+
     sources = json.loads(sys.stdin.buffer.read())
     seconds = SECONDS + len(sources) // 20
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     if sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    sys.path.append(sys.argv[1])
     sys.stdout.write(json.dumps([read(source) for source in sources], default=str))
 
 

@@ -7,13 +7,14 @@ import difflib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 from kernels.errors import AigbbError
 from kernels.progress import Report
-from server.changing import Applied, Change, Changer, Clock, Serving
+from kernels.standby import Standby
+from server.changing import LATER, Applied, Change, Changer, Clock, Serving
 from server.errors import FunctionNotFound, MissingEnv, NameClash, StaleVersion, UnknownVersion
-from server.functions import Draft, Function, Parsed, Warn, parse_all
+from server.functions import Draft, Function, Parsed, Warn, parse_all, start_reader
 from server.registry import Event, Registry, State, Version
 
 
@@ -62,12 +63,29 @@ class Synced:
 
 
 class Registrar:
-    """Changes what serves, one change at a time, and answers what there is."""
+    """Changes what serves, one change at a time, and answers what there is. `async with` it."""
 
     def __init__(self, changer: Changer, registry: Registry) -> None:
         self._changer = changer
         self._registry = registry
         self._turn = asyncio.Lock()
+        self._readers = Standby(start_reader)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._readers.__aexit__()
+
+    @asynccontextmanager
+    async def _ready_again(self) -> AsyncIterator[None]:
+        """Afterwards, start the processes that the next change will ask."""
+        try:
+            yield
+        finally:
+            self._readers.refill(LATER)
+            if self._changer.serves:
+                self._changer.refill()
 
     @property
     def serving(self) -> Serving:
@@ -82,9 +100,9 @@ class Registrar:
         """Register functions, all of them or none. Raises what a draft, its packages or its import deserve."""
         clock, action = Clock(), "register"
         names = [w.draft.name for w in wanted]
-        async with self._audited(action, names, caller, clock, kept=not dry_run):
+        async with self._ready_again(), self._audited(action, names, caller, clock, kept=not dry_run):
             with clock.stage("parse"):
-                parsed = _all_or_raise(await parse_all([w.draft for w in wanted]), names)
+                parsed = _all_or_raise(await parse_all([w.draft for w in wanted], self._readers.take), names)
             names[:] = [p.function.name for p in parsed]
             async with self._turn:
                 for one, w in zip(parsed, wanted, strict=True):
@@ -111,7 +129,7 @@ class Registrar:
         UnknownVersion, MissingEnv, and what its packages or its import deserve.
         """
         clock, action = Clock(), "activate"
-        async with self._audited(action, [name], caller, clock), self._turn:
+        async with self._ready_again(), self._audited(action, [name], caller, clock), self._turn:
             before = self.serving
             version = await self.version(name, number)
             if before.state.serves(version) and not env:
@@ -127,7 +145,7 @@ class Registrar:
     async def delete(self, name: str, caller: Caller, report: Report) -> None:
         """Take a function out of service; its versions stay. Raises FunctionNotFound, WouldBreak."""
         clock, action = Clock(), "delete"
-        async with self._audited(action, [name], caller, clock), self._turn:
+        async with self._ready_again(), self._audited(action, [name], caller, clock), self._turn:
             version = find(self.serving.state, name)
             change = Change(
                 f"{action} {name}",
@@ -143,13 +161,13 @@ class Registrar:
 
         Raises AigbbError when nothing can serve.
         """
-        async with self._turn:
+        async with self._ready_again(), self._turn:
             await self._changer.resume(await asyncio.to_thread(self._registry.state), report)
             return await self._take_over(Caller(), report)
 
     async def sync(self, caller: Caller, report: Report) -> Synced:
         """Register the files that are new or were edited since; one that is bad is left alone, and reported."""
-        async with self._turn:
+        async with self._ready_again(), self._turn:
             return await self._take_over(caller, report)
 
     async def _take_over(self, caller: Caller, report: Report) -> Synced:

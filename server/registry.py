@@ -307,10 +307,12 @@ class Registry:
 
     # -- the functions' folder
 
-    def projected(self) -> dict[str, str]:
-        """The digests of the files last written into the functions' folder, by name."""
+    def projected(self, names: Collection[str] | None = None) -> dict[str, str]:
+        """The digests of the files last written into the functions' folder, by name: all, or of some."""
+        query = sql.select(_projected)
+        query = query if names is None else query.where(_projected.c.name.in_(names))
         with self._engine.begin() as connection:
-            return {row.name: row.digest for row in connection.execute(sql.select(_projected))}
+            return {row.name: row.digest for row in connection.execute(query)}
 
     def set_projected(self, digests: Mapping[str, str], gone: Collection[str]) -> None:
         """Remember what was written there, and forget what is gone."""

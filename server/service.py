@@ -90,7 +90,7 @@ class Service:
         async with _hold(home):
             with home.runtime() as runtime, Registry.open(home.database) as registry:
                 service = cls(settings, home, registry, runtime)
-                async with service.pool:
+                async with service.pool, service._changer, service._registrar:
                     synced = await service._registrar.start(report)
                     service.notes = [f"{file}: {error.detail}" for file, error in synced.failures.items()]
                     try:

@@ -70,6 +70,7 @@ class _Server(uvicorn.Server):
             app,  # type: ignore[arg-type]
             log_config=None,
             access_log=False,
+            proxy_headers=False,
             server_header=False,
             http="httptools",
             ws="none",

@@ -100,15 +100,30 @@ def write_snapshot(
     package.mkdir(parents=True, mode=0o700)
     manifest = {f.name: _known(f, numbers or {}) for f in functions}
     before = _manifest(previous)
+    there, here = f"{previous}/{PACKAGE}/", f"{package}/"
     for function in functions:
-        file = package / f"{function.name}.py"
+        file = f"{function.name}.py"
         same = before.get(function.name, {}).get("digest") == manifest[function.name]["digest"]
-        if not (previous and same and _linked(previous / PACKAGE / file.name, file, function.source)):
-            file.write_text(function.source, encoding="utf-8", newline="")
+        if not (same and _linked(there + file, here + file, function.source.encode())):
+            Path(here, file).write_bytes(function.source.encode())
     (package / "__init__.py").write_text(render_init(f.name for f in functions), encoding="utf-8")
-    write_atomically(aside / "manifest.json", json.dumps(manifest))
-    write_atomically(aside / "environment.json", json.dumps(dict(variables)), mode=0o600)
+    # Not forced to the disk: after a power cut, `is_whole` tells what has to be written again.
+    (aside / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    descriptor = os.open(aside / "environment.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as secrets:
+        json.dump(dict(variables), secrets)
     aside.rename(folder)
+
+
+def is_whole(folder: Path, functions: Collection[Function], variables: Mapping[str, str]) -> bool:
+    """Whether a snapshot holds all that was written, as it was written."""
+    try:
+        manifest = _manifest(folder)
+        same = json.loads((folder / "environment.json").read_bytes()) == dict(variables)
+        sources = {f.name: (folder / PACKAGE / f"{f.name}.py").read_bytes() for f in functions}
+    except (OSError, ValueError):
+        return False
+    return same and manifest.keys() == sources.keys() and all(sources[f.name] == f.source.encode() for f in functions)
 
 
 def _known(function: Function, numbers: Mapping[str, int]) -> dict[str, Any]:
@@ -128,11 +143,15 @@ def _manifest(snapshot: Path | None) -> dict[str, Any]:
     return found
 
 
-def _linked(there: Path, here: Path, source: str) -> bool:
-    """Whether the file is shared now. One that a kernel has tampered with is not passed on."""
+def _linked(there: str, here: str, source: bytes) -> bool:
+    """Whether the file is shared now. One that a kernel has tampered with is not passed on.
+
+    Done for each function at each registration: paths are text, and nothing is buffered.
+    """
     try:
-        if there.read_bytes() != source.encode("utf-8"):
-            return False
+        with open(there, "rb", buffering=0) as file:  # noqa: PTH123
+            if file.read() != source:
+                return False
         os.link(there, here)
     except OSError:
         return False  # gone, or a disk that has no links: it is written anew

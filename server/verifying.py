@@ -14,6 +14,7 @@ from kernels.home import Home
 from kernels.packages import Lock
 from kernels.probing import Described, Probe
 from kernels.progress import Report, Step
+from kernels.sandbox import Child
 from server.errors import WouldBreak
 from server.functions import Function, Parsed, Warn
 from server.registry import State
@@ -36,7 +37,7 @@ class Trial:
     """What is to be proved: a state, written as a snapshot, in a generation.
 
     parsed are new, activated names older versions that are to serve again. previous is the lock of the
-    generation before, where this one is new; None where it serves already.
+    generation before, where this one is new; None where it serves already. child has been started ahead.
     """
 
     generation: Generation
@@ -47,6 +48,7 @@ class Trial:
     removed: Collection[str]
     is_new: bool
     previous: Lock | None
+    child: Child | None = None
 
 
 @dataclass(frozen=True)
@@ -76,23 +78,28 @@ class Verifier:
             return Verified()
         what = "1 function" if len(names) == 1 else f"{len(names)} functions"
         report(Step("verify", f"Importing {what} in {trial.generation.kernel_name}"))
-        findings = await self._probe(trial).ask(
+        secrets = tuple(trial.after.variables_in_use().values())
+        findings = await self._probe(trial.generation, secrets).ask(
             trial.generation,
             trial.snapshot,
             names,
             describe={p.function.name: _as_written(p) for p in trial.parsed},
             imports={p.function.name: p.written.imports for p in trial.parsed},
             warm=warm,
+            child=trial.child,
         )
         _raise_failures(findings.failures, changed, trial)
         described = [(p, findings.contracts[p.function.name]) for p in trial.parsed]
         functions = [_with_schemas(parsed, found) for parsed, found in described]
         return Verified(functions, {p.function.name: _warnings(p, found) for p, found in described})
 
-    def _probe(self, trial: Trial) -> Probe:
-        passed, python = self.settings.kernel_environment(), trial.generation.python
+    async def ahead(self, generation: Generation) -> Child:
+        """A child for a later trial in this generation."""
+        return await self._probe(generation, ()).ahead(generation)
+
+    def _probe(self, generation: Generation, secrets: Collection[str]) -> Probe:
+        passed, python = self.settings.kernel_environment(), generation.python
         env = sandbox.kernel_environment(python, self.home.work, self.home.cache, passed)
-        secrets = tuple(trial.after.variables_in_use().values())
         return Probe(env, self.home.work, self.settings.import_timeout, secrets, str(self.home.path))
 
 

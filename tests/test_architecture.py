@@ -15,8 +15,9 @@ ROOT = Path(__file__).parents[1]
 # Each module may import those on lines above its own, and those on its own line only where noted.
 ORDER = [
     ["kernels.errors", "kernels.progress", "kernels.outputs", "kernels.home"],
-    ["kernels.sandbox", "kernels.tasks", "kernels.admission"],
-    ["kernels.packages"],
+    ["kernels.messages", "kernels.sandbox", "kernels.admission"],
+    ["kernels.tasks"],
+    ["kernels.packages", "kernels.standby"],
     ["kernels.environments"],
     ["kernels.kernelspecs", "kernels.probing", "kernels.kernel"],
     ["kernels.pool"],

@@ -18,7 +18,15 @@ import pytest
 from kernels.errors import InvalidRequirement
 from server.errors import InvalidRequest
 from server.functions import Declared, Draft, Function
-from server.snapshots import Projection, digest_of, prune_snapshots, render_init, sweep_snapshots, write_snapshot
+from server.snapshots import (
+    Projection,
+    digest_of,
+    is_whole,
+    prune_snapshots,
+    render_init,
+    sweep_snapshots,
+    write_snapshot,
+)
 
 
 def function(name: str, source: str | None = None, packages: tuple[str, ...] = ()) -> Function:
@@ -505,3 +513,28 @@ def test_a_snapshot_before_that_is_damaged_is_not_needed(tmp_path: Path, damage:
     damage(one / "aigbb_functions" / "f.py")
     write_snapshot(two, functions(f="def f(): pass\n"), {}, previous=one)
     assert (two / "aigbb_functions" / "f.py").read_text() == "def f(): pass\n"
+
+
+def test_a_snapshot_is_whole_as_it_was_written(tmp_path: Path) -> None:
+    write_snapshot(tmp_path / "1", functions("f", "g"), {"KEY": "value"})
+    assert is_whole(tmp_path / "1", functions("f", "g"), {"KEY": "value"})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda snapshot: (snapshot / "aigbb_functions" / "f.py").write_text(""),
+        lambda snapshot: (snapshot / "aigbb_functions" / "f.py").unlink(),
+        lambda snapshot: (snapshot / "manifest.json").write_text(""),
+        lambda snapshot: (snapshot / "manifest.json").unlink(),
+        lambda snapshot: (snapshot / "manifest.json").write_text("{}"),
+        lambda snapshot: (snapshot / "environment.json").write_text(""),
+        lambda snapshot: (snapshot / "environment.json").write_text('{"KEY": "other"}'),
+        shutil.rmtree,
+    ],
+    ids=["emptied", "deleted", "manifest emptied", "no manifest", "unlisted", "cut", "other", "gone"],
+)
+def test_a_snapshot_that_is_not_what_was_written_is_told(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+    write_snapshot(tmp_path / "1", functions("f", "g"), {"KEY": "value"})
+    damage(tmp_path / "1")
+    assert not is_whole(tmp_path / "1", functions("f", "g"), {"KEY": "value"})

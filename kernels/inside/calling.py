@@ -2,7 +2,7 @@
 
 `aigbb_call_request` {"name", "arguments", "pinned", "budget"} is answered by `aigbb_call_reply`, one of
 {"status": "ok", "result", "content", "version"}, {"status": "refused", "errors"} and
-{"status": "error", "ename", "evalue", "traceback"}. `aigbb_prepare_request` {} is answered by an empty reply.
+{"status": "error", "ename", "evalue", "traceback"}. `aigbb_prepare_request` {} is answered by {"status": "ok"}.
 What the function prints and shows goes the same way as a cell's.
 """
 
@@ -54,7 +54,7 @@ class Calling:
         from . import contract, forms  # noqa: F401
 
         self.functions.refresh()
-        self.shell.kernel.session.send(stream, "aigbb_prepare_reply", {}, request, identity)
+        self.shell.kernel.session.send(stream, "aigbb_prepare_reply", {"status": "ok"}, request, identity)
 
     async def answer(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Validate, call, and put the result into forms that can travel."""

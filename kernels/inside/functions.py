@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import logging
 import os
 import sys
 import traceback
@@ -25,7 +26,8 @@ class Functions:
 
     def __init__(self, shell: Any, generation: Path) -> None:
         self.shell = shell
-        self.pointer = generation / "snapshot"
+        self.pointer = str(generation / "snapshot")
+        self.seen: tuple[int, ...] = ()  # what the file system says of the pointer that was followed last
         self.snapshot = ""
         self.package = Package()
         self.known: Mapping[str, Mapping[str, Any]] = {}
@@ -38,14 +40,22 @@ class Functions:
     def refresh(self) -> None:
         """Load the snapshot that the pointer names, if it is another one, and bind what has no name yet."""
         try:
-            snapshot = self.pointer.read_text(encoding="utf-8")
-            if snapshot != self.snapshot:
-                self.load(Path(snapshot))
-                self.snapshot = snapshot
+            stat = os.stat(self.pointer)  # noqa: PTH116  # before each cell: the quickest way to see a change
+            seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+            if seen != self.seen:
+                self.follow()
+                self.seen = seen
             self.trouble = ""
         except OSError as error:
             self.complain(f"{PACKAGE}: the functions could not be read ({error.strerror})")
         self.bind()
+
+    def follow(self) -> None:
+        """Load what the pointer names. Raises OSError."""
+        snapshot = Path(self.pointer).read_text(encoding="utf-8")
+        if snapshot != self.snapshot:
+            self.load(Path(snapshot))
+            self.snapshot = snapshot
 
     def complain(self, trouble: str) -> None:
         """Say it once, not before every cell for as long as it lasts."""
@@ -135,6 +145,9 @@ class Newer:
 def load_ipython_extension(shell: Any) -> None:
     """Called by IPython at start. A service replaces the kernels it owns by itself: no news for those."""
     owned = os.environ.pop("AIGBB_OWNED", "") == "1"
+    if owned:
+        # Its handler shows warnings only, but the logger makes a record of each step of each request.
+        shell.kernel.log.setLevel(logging.WARNING)
     generation = Path(os.environ["AIGBB_GENERATION"])
     functions = Functions(shell, generation)
     specs = () if owned else map(Path, jupyter_path("kernels", PACKAGE, "kernel.json"))

@@ -52,6 +52,7 @@ def main() -> None:
         die_with_parent()
         # No history database, and no pause after each execution, which is there for slow terminals.
         arguments += ["--HistoryManager.enabled=False", "--Kernel._execute_sleep=0"]
+        arguments += ["--IPKernelApp.outstream_class=aigbb_inside.streams.Stream"]
 
     from ipykernel.kernelapp import launch_new_instance
 
