@@ -24,6 +24,7 @@ check: $(VENV)/.tests ## lint and types only
 
 bench: $(VENV)/.ready ## measure this checkout beside plain jupyter_client
 	$(BIN)/python -m benchmarks.first $(ARGS)
+	$(BIN)/python -m benchmarks.contract $(ARGS)
 
 lock: $(VENV)/.ready ## renew requirements.lock
 	$(UV) pip compile -q --universal --python-version 3.11 --no-header --no-annotate requirements.txt tests/requirements.txt -o requirements.lock

@@ -22,7 +22,7 @@ from benchmarks.report import duration, ratio
 from benchmarks.service import ROOT, Service, running
 from benchmarks.timing import Figures, Sample, interleave
 
-FEW, MANY = 5, 500
+FEW = 5
 AT_ONCE = 50
 
 FULL = Plan(warm=400, clean=10, register=10, packages=PACKAGES)
@@ -70,6 +70,7 @@ class Contract:
 
     bench: Bench
     many: Service
+    count: int
     quick: bool
 
     @property
@@ -103,7 +104,7 @@ class Contract:
 
     def many_functions(self) -> Iterator[Goal]:
         """Many functions beside few."""
-        for service, count in ((self.few, FEW), (self.many, MANY)):
+        for service, count in ((self.few, FEW), (self.many, self.count)):
             _fill(service, count)
         rounds = self.bench.plan.register
         registered = interleave(
@@ -118,10 +119,10 @@ class Contract:
             {"ours": lambda _: self.many.execute("1+1", "2"), "other": lambda _: self.few.execute("1+1", "2")},
             self.pause,
         )
-        title = f"register a function beside {MANY} others, then call it"
+        title = f"register a function beside {self.count} others, then call it"
         way = f"the same beside {FEW}"
         yield _goal("many_register", title, way, registered, fraction=1.5)
-        yield _goal("many_execute", f"`1+1` on a clean kernel with {MANY} functions", way, executed, fraction=1.5)
+        yield _goal("many_execute", f"`1+1` on a clean kernel with {self.count} functions", way, executed, fraction=1.5)
         if not self.quick:
             alone = {"ours": registered["other"], "other": [self._build()]}
             title = "register a function without new packages, then call it on a clean kernel"
@@ -177,7 +178,7 @@ def prepared(cache: Path, plan: Plan, *, quick: bool) -> Iterator[Contract]:
     with opened(cache, plan) as bench:
         (bench.folder / "many").mkdir()
         with running(bench.folder / "many", cache) as many:
-            yield Contract(bench, many, quick)
+            yield Contract(bench, many, 20 if quick else 500, quick)
 
 
 def measure(cache: Path, *, quick: bool, say: Callable[[str], None]) -> list[Goal]:

@@ -11,18 +11,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import httpx2
+import psutil
 
 from benchmarks.timing import Sample, Watch
 
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 600.0
 SETTLE_SECONDS = 120.0
+# Processes that are started ahead begin half a second after what used the last one.
+QUIET_SECONDS = 0.7
+QUIET_SHARE = 0.1  # of one core, all processes of a service together
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Service:
 
     connection: http.client.HTTPConnection
     token: str
+    process: psutil.Process
     spares: int
 
     def ask(self, method: str, path: str, body: object = None) -> Any:
@@ -53,12 +58,26 @@ class Service:
         return json.loads(text) if text else None
 
     def settle(self) -> None:
-        """Wait until every spare kernel is ready, so that nothing of ours runs beside the next sample."""
+        """Wait until every spare kernel is ready and all is quiet, so that nothing of ours runs beside a sample."""
         deadline = time.monotonic() + SETTLE_SECONDS
-        while self.ask("GET", "/healthz")["spares"] < self.spares:
+        while self.ask("GET", "/healthz")["spares"] < self.spares or not self._is_quiet():
             if time.monotonic() > deadline:
-                raise RuntimeError("The spare kernels did not become ready.")
+                raise RuntimeError("The service did not come to rest.")
             time.sleep(0.05)
+
+    def _is_quiet(self) -> bool:
+        before = self._used()
+        time.sleep(QUIET_SECONDS)
+        return abs(self._used() - before) < QUIET_SHARE * QUIET_SECONDS
+
+    def _used(self) -> float:
+        """Seconds of CPU of the service and all its children, those that ended left out."""
+        total = 0.0
+        for process in (self.process, *self.process.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                total += times.user + times.system
+        return total
 
     def execute(self, code: str, expected: str, session: str | None = None) -> Sample:
         """Run code; its result has to be the expected one."""
@@ -108,7 +127,7 @@ def running(folder: Path, cache: Path, **settings: object) -> Iterator[Service]:
         try:
             with closing(_connect(process, folder, port)) as connection:
                 token = (folder / "home" / "token").read_text().strip()
-                service = Service(connection, token, 0)
+                service = Service(connection, token, psutil.Process(process.pid), 0)
                 spares = settings.get("pool_size", service.ask("GET", "/healthz")["spares"])
                 yield replace(service, spares=int(str(spares)))
         finally:

@@ -17,14 +17,14 @@ from benchmarks.timing import Case, Figures, Sample, interleave
 from tests.conftest import ROOT
 
 
-def bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", "benchmarks.first", *map(str, arguments)]
+def bench(module: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
     return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=200)
 
 
 @pytest.fixture(scope="module")
 def quick(cache: Path) -> dict[str, Any]:
-    finished = bench("--quick", "--json", "--cache", cache)
+    finished = bench("first", "--quick", "--json", "--cache", cache)
     assert finished.returncode == 0, finished.stderr
     found: dict[str, Any] = json.loads(finished.stdout)
     return found
@@ -58,10 +58,22 @@ def test_nothing_is_left_beside_the_cache(quick: dict[str, Any], cache: Path) ->
     assert not list(cache.parent.glob("bench-*"))
 
 
-def test_too_few_samples_are_not_written_down() -> None:
-    finished = bench("--quick", "--write")
+@pytest.mark.parametrize("module", ["first", "contract"])
+def test_too_few_samples_are_not_written_down(module: str) -> None:
+    finished = bench(module, "--quick", "--write")
     assert finished.returncode == 2
     assert "too few samples" in finished.stderr
+
+
+def test_a_quick_run_of_functions_measures_against_their_goals(cache: Path) -> None:
+    finished = bench("contract", "--quick", "--json", "--cache", cache)
+    assert finished.returncode == 0, finished.stderr
+    goals = {goal["name"]: goal for goal in json.loads(finished.stdout)}
+    assert list(goals) == ["call", "many_register", "many_execute"]
+    for goal in goals.values():
+        assert goal["ratio"] == pytest.approx(goal["ours"] / goal["other"])
+        assert goal["ratio"] > 0
+        assert goal["met"] == (goal["ratio"] <= (0.7 if goal["name"] == "call" else 1.5))
 
 
 def test_contenders_take_turns_and_the_warm_up_is_dropped() -> None:
