@@ -287,8 +287,8 @@ def test_an_open_notebook_keeps_its_generation_while_newer_ones_come_and_go(tmp_
             assert (specs / "aigbb_functions_kernel_1").exists()
         register(server, "def another() -> int:\n    return 5\n")
         register(server, "def another() -> int:\n    return 6\n")
-        assert {path.name for path in generations.iterdir()} == {"3"}
-        assert {path.name for path in specs.iterdir()} == {ALIAS, "aigbb_functions_kernel_3"}
+    assert {path.name for path in generations.iterdir()} == {"3"}
+    assert {path.name for path in specs.iterdir()} == {ALIAS, "aigbb_functions_kernel_3"}
 
 
 NEWER = (
