@@ -22,9 +22,8 @@ check: $(VENV)/.tests ## lint and types only
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.ready ## measure this checkout beside plain jupyter_client
-	$(BIN)/python -m benchmarks.first $(ARGS)
-	$(BIN)/python -m benchmarks.contract $(ARGS)
+bench: $(VENV)/.ready ## measure this checkout beside what one would use instead
+	$(BIN)/python -m benchmarks $(ARGS)
 
 lock: $(VENV)/.ready ## renew requirements.lock
 	$(UV) pip compile -q --universal --python-version 3.11 --no-header --no-annotate requirements.txt tests/requirements.txt -o requirements.lock

@@ -1,1 +1,1 @@
-"""Side-by-side measurements; each prints ratios within one run."""
+"""Side-by-side measurements of this checkout and of what one would use instead, as ratios within one run."""

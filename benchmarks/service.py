@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import shutil
-import socket
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import psutil
 
+from benchmarks.load import Load, Target
+from benchmarks.servers import Running, Server, serving
 from benchmarks.timing import Sample, Watch
+from benchmarks.wire import Http
 
 ROOT = Path(__file__).parents[1]
-START_SECONDS = 600.0
 SETTLE_SECONDS = 120.0
 # Processes that are started ahead begin half a second after what used the last one.
 QUIET_SECONDS = 0.7
@@ -33,44 +31,37 @@ QUIET_SHARE = 0.1  # of one core, all processes of a service together
 class Service:
     """A connection that stays open, and how many spare kernels the service keeps.
 
-    The client is the standard library's: what is measured is the service, not a client's comforts.
+    The client is a bare socket: what is measured is the service, not a client's comforts.
     """
 
-    connection: http.client.HTTPConnection
-    token: str
+    folder: Path
+    url: str
+    headers: Mapping[str, str]
+    http: Http
     process: psutil.Process
     spares: int
 
+    @classmethod
+    def connect(cls, folder: Path, running: Running, spares: int | None) -> Service:
+        """To the service that lives in the folder. spares: as many as it keeps, if that isn't its own choice."""
+        headers = {"Authorization": f"Bearer {(folder / 'home' / 'token').read_text().strip()}"}
+        http = Http(running.url, headers)
+        if spares is None:
+            spares = int(json.loads(http.request("GET", "/healthz")[1])["spares"])
+        return cls(folder, running.url, headers, http, psutil.Process(running.pid), spares)
+
     def ask(self, method: str, path: str, body: object = None) -> Any:
         """One request; its answer's JSON."""
-        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
-        sent = (method, path, None if body is None else json.dumps(body), headers)
-        try:
-            self.connection.request(*sent)
-            answer = self.connection.getresponse()
-        except (BrokenPipeError, http.client.RemoteDisconnected):
-            self.connection.close()  # it was idle for longer than the server keeps connections
-            self.connection.request(*sent)
-            answer = self.connection.getresponse()
-        text = answer.read()
-        if answer.status >= 400:
-            raise RuntimeError(f"{method} {path}: {answer.status} {text.decode(errors='replace')}")
-        return json.loads(text) if text else None
+        status, answer = self.http.request(method, path, b"" if body is None else json.dumps(body).encode())
+        if status >= 400:
+            raise RuntimeError(f"{method} {path}: {status} {answer.decode(errors='replace')}")
+        return json.loads(answer) if answer else None
 
-    def settle(self) -> None:
-        """Wait until every spare kernel is ready and all is quiet, so that nothing of ours runs beside a sample."""
-        deadline = time.monotonic() + SETTLE_SECONDS
-        while self.ask("GET", "/healthz")["spares"] < self.spares or not self._is_quiet():
-            if time.monotonic() > deadline:
-                raise RuntimeError("The service did not come to rest.")
-            time.sleep(0.05)
+    def has_spares(self) -> bool:
+        """Whether every spare kernel is ready."""
+        return bool(self.ask("GET", "/healthz")["spares"] >= self.spares)
 
-    def _is_quiet(self) -> bool:
-        before = self._used()
-        time.sleep(QUIET_SECONDS)
-        return abs(self._used() - before) < QUIET_SHARE * QUIET_SECONDS
-
-    def _used(self) -> float:
+    def used(self) -> float:
         """Seconds of CPU of the service and all its children, those that ended left out."""
         total = 0.0
         for process in (self.process, *self.process.children(recursive=True)):
@@ -79,26 +70,41 @@ class Service:
                 total += times.user + times.system
         return total
 
+    @contextmanager
+    def sessions(self, count: int) -> Iterator[list[str]]:
+        """So many sessions; closed afterwards."""
+        opened: list[str] = [self.ask("POST", "/sessions")["id"] for _ in range(count)]
+        try:
+            yield opened
+        finally:
+            for session in opened:
+                self.ask("DELETE", f"/sessions/{session}")
+
     def execute(self, code: str, expected: str, session: str | None = None) -> Sample:
         """Run code; its result has to be the expected one."""
-        watch = Watch()
-        answer = self.ask("POST", "/execute", {"code": code, "session": session})
-        watch.lap("answer")
-        if answer["result"] != expected:
-            raise RuntimeError(f"{code} gave {answer['result']}, not {expected}: {answer['error']}")
-        inside = answer["duration_ms"]
-        return {"inside the service": inside, "HTTP and client": watch.laps["answer"] - inside}
+        return self._timed("/execute", {"code": code, "session": session}, expected)
 
     def call(self, name: str, arguments: dict[str, Any], expected: object, session: str | None = None) -> Sample:
         """Call a function; its result has to be the expected one."""
-        query = f"?session={session}" if session else ""
+        return self._timed(f"/functions/{name}/call" + (f"?session={session}" if session else ""), arguments, expected)
+
+    def _timed(self, path: str, body: object, expected: object) -> Sample:
         watch = Watch()
-        answer = self.ask("POST", f"/functions/{name}/call{query}", arguments)
+        answer = self.ask("POST", path, body)
         watch.lap("answer")
         if answer["result"] != expected:
-            raise RuntimeError(f"{name} gave {answer['result']}, not {expected}: {answer['error']}")
+            raise RuntimeError(f"{path} gave {answer['result']}, not {expected}: {answer['error']}")
         inside = answer["duration_ms"]
         return {"inside the service": inside, "HTTP and client": watch.laps["answer"] - inside}
+
+    def first_output(self, code: str, session: str) -> Sample:
+        """Until the first text of stdout is here, as an event; then the code is left to end."""
+        watch = Watch()
+        body = json.dumps({"code": code, "session": session}).encode()
+        self.http.first("POST", "/execute", body, "Accept: text/event-stream\r\n", b"event: stdout")
+        watch.lap("first event")
+        self.http.drain()
+        return watch.laps
 
     def register(self, source: str, packages: list[str], *, new_generation: bool) -> Sample:
         """Register a function; the stages are the service's own."""
@@ -114,66 +120,61 @@ class Service:
         """The one that serves."""
         return next(found for found in self.ask("GET", "/kernels") if found["current"])
 
+    @property
+    def python(self) -> Path:
+        """The interpreter of the generation that serves."""
+        return self.folder / "home" / "generations" / str(self.generation()["number"]) / "venv" / "bin" / "python"
+
+    def load(
+        self, code: str, sessions: Sequence[str | None], *, clients: int, seconds: float, rate: float | None = None
+    ) -> Load:
+        """Clients that execute code whose result is 2: in these sessions, or on clean kernels where that is None."""
+        targets = [Target('"result":"2"', body={"code": code, "session": session}) for session in sessions]
+        return Load(self.url, self.headers, targets, clients, seconds, rate)
+
+
+def settle(services: Sequence[Service]) -> None:
+    """Wait until every spare kernel is ready and all is quiet, so that nothing of ours runs beside a sample."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while not all(service.has_spares() for service in services) or not _are_quiet(services):
+        if time.monotonic() > deadline:
+            raise RuntimeError("The service did not come to rest.")
+        time.sleep(0.05)
+
+
+def _are_quiet(services: Sequence[Service]) -> bool:
+    before = [service.used() for service in services]
+    time.sleep(QUIET_SECONDS)
+    most = QUIET_SHARE * QUIET_SECONDS
+    return all(abs(service.used() - used) < most for service, used in zip(services, before, strict=True))
+
 
 @contextmanager
-def running(folder: Path, cache: Path, **settings: object) -> Iterator[Service]:
-    """A service that lives in `folder`, with the functions that ship, as `make serve` starts it."""
+def running(folder: Path, cache: Path, pool_size: int | None = None) -> Iterator[Service]:
+    """A service that lives in `folder`, with the functions that ship, as `make serve` starts it.
+
+    pool_size: another number of spares than the default.
+    """
+    folder.mkdir()
     shutil.copytree(ROOT / "aigbb_functions", folder / "aigbb_functions", ignore=shutil.ignore_patterns("__pycache__"))
-    port = _free_port()
-    environment = _environment(folder, cache, port=port, **settings)
-    with (folder / "service.log").open("wb") as log:
-        argv = [sys.executable, "-m", "server", "serve"]
-        process = subprocess.Popen(argv, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    more = {} if pool_size is None else {"AIGBB_POOL_SIZE": str(pool_size)}
+    serve = [sys.executable, "-m", "server", "serve", "--port"]
+    server = Server("/healthz", lambda port: [*serve, str(port)], {**_places(folder, cache), **more}, folder=folder)
+    for name in [name for name in os.environ if name.startswith("AIGBB_")]:
+        del os.environ[name]  # no setting of the developer's
+    with serving(folder / "service.log", server) as started:
+        service = Service.connect(folder, started, pool_size)
         try:
-            with closing(_connect(process, folder, port)) as connection:
-                token = (folder / "home" / "token").read_text().strip()
-                service = Service(connection, token, psutil.Process(process.pid), 0)
-                spares = settings.get("pool_size", service.ask("GET", "/healthz")["spares"])
-                yield replace(service, spares=int(str(spares)))
+            yield service
         finally:
-            _stop(process)
+            service.http.close()
 
 
-def _environment(folder: Path, cache: Path, **settings: object) -> dict[str, str]:
-    """No setting of the developer's, and only folders and a port of our own."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("AIGBB_")}
-    ours = {
-        "home": folder / "home",
-        "functions_dir": folder / "aigbb_functions",
-        "kernelspecs_dir": folder / "kernels",
-        "cache": cache,
-        **settings,
+def _places(folder: Path, cache: Path) -> dict[str, str]:
+    """Folders of our own."""
+    places = {
+        "HOME": folder / "home",
+        "FUNCTIONS_DIR": folder / "aigbb_functions",
+        "KERNELSPECS_DIR": folder / "kernels",
     }
-    return {**kept, **{f"AIGBB_{name.upper()}": str(value) for name, value in ours.items()}}
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def _connect(process: subprocess.Popen[bytes], folder: Path, port: int) -> http.client.HTTPConnection:
-    url = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + START_SECONDS
-    while not _answers(url):
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"The service did not start:\n{(folder / 'service.log').read_text()[-4000:]}")
-        time.sleep(0.1)
-    return http.client.HTTPConnection("127.0.0.1", port, timeout=300)
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx2.get(f"{url}/healthz", trust_env=False).is_success
-    except httpx2.TransportError:
-        return False
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(30)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    return {f"AIGBB_{name}": str(place) for name, place in {**places, "CACHE": cache}.items()}

@@ -5,8 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 # Milliseconds by stage, in order; a sample's time is their sum.
 Sample = Mapping[str, float]
@@ -29,12 +28,13 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What many samples say. Milliseconds; stages has the median of each."""
+    """What many samples say, in their row's unit; low and high hold the middle half, stages the median of each."""
 
     n: int
     p50: float
-    least: float
-    most: float
+    low: float
+    high: float
+    p99: float
     stages: Mapping[str, float]
 
     @classmethod
@@ -42,41 +42,42 @@ class Figures:
         """Of at least one sample; all have the same stages."""
         totals = [sum(sample.values()) for sample in samples]
         stages = {name: statistics.median(sample[name] for sample in samples) for name in samples[0]}
-        return cls(len(samples), statistics.median(totals), min(totals), max(totals), stages)
+        p50, low, high, p99 = (percentile(totals, share) for share in (0.5, 0.25, 0.75, 0.99))
+        return cls(len(totals), p50, low, high, p99, stages)
+
+    @classmethod
+    def plain(cls, values: Sequence[float]) -> Figures:
+        """Of at least one value without stages."""
+        return cls.of([{"all": value} for value in values])
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One thing to do, done by us and by plain jupyter_client."""
-
-    name: str
-    title: str
-    plain_way: str
-    ours: Figures
-    plain: Figures
-
-    @property
-    def ratio(self) -> float:
-        """Our time as a fraction of the plain one, by medians: below 1 is faster."""
-        return self.ours.p50 / self.plain.p50
-
-    def as_json(self) -> dict[str, Any]:
-        """For programs."""
-        return {**asdict(self), "ratio": self.ratio}
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which that share of at least one value lies, between neighbours in proportion."""
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
 
 
 def interleave(
-    rounds: int, warm_up: int, contenders: Mapping[str, Contender], pause: Callable[[], None]
+    rounds: int, warm_up: int, contenders: Mapping[str, Contender], pause: Callable[[], None] = lambda: None
 ) -> dict[str, list[Sample]]:
     """Each contender in turn, round after round, with an untimed pause before each. Warm-up rounds are dropped.
 
-    A contender is given a number that no other sample of it has.
+    A contender is given a number that no other sample of it has. One that does not answer at all is left with the
+    samples that it has: kernel_gateway's notebook-http mode sometimes waits for ever for a message that it missed.
     """
     samples: dict[str, list[Sample]] = {name: [] for name in contenders}
+    runners = dict(contenders)
     for number in range(warm_up + rounds):
-        for name, run in contenders.items():
+        for name, run in list(runners.items()):
             pause()
-            sample = run(number)
+            try:
+                sample = run(number)
+            except TimeoutError:
+                del runners[name]
+                continue
             if number >= warm_up:
                 samples[name].append(sample)
     return samples
