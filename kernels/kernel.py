@@ -1,37 +1,34 @@
-"""One running Jupyter kernel, and the only place that speaks its protocol.
+"""One running Jupyter kernel: its process, and what is asked of it.
 
-One reader a channel; messages are matched by the id of the request that they answer. An execution is over
-when both its reply and its idle status have come, when the process has ended, or at its deadline.
+Messages are matched by the id of the request that they answer. An execution is over when both its reply and its idle
+status have come, when the process has ended, or at its deadline.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hmac
-import json
 import shutil
 import signal
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 from uuid import uuid4
 
-import structlog
-import zmq
 import zmq.asyncio
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 
+from kernels.channels import Channels, Message
 from kernels.errors import KernelStartFailed
 from kernels.messages import clean, from_call, from_message, left_out
 from kernels.outputs import Cap, Done, Output, Refused
 from kernels.sandbox import kill_group, process_end
 from kernels.tasks import CALL, Run, Task, resolve
-
-log = structlog.get_logger(__name__)
 
 START_TIMEOUT = 60.0
 # After a reply without idle, or idle without a reply: how long the other may take.
@@ -40,12 +37,12 @@ HALF_DONE_GRACE = 3.0
 INTERRUPT_GRACE = 1.0
 # The first moments of an execution are IPython's own, and an interrupt then costs the kernel its reply.
 INTERRUPT_DELAY = 0.1
-# Larger messages are not decoded.
-MAX_MESSAGE = 32 * 1024 * 1024
+# How long what a dead kernel has sent may still be on its way.
+LAST_WORDS = 0.05
+# How long its sockets are kept then.
+KEPT_OPEN = 1.0
 
 State = Literal["idle", "busy", "dead"]
-# What decoding bytes that a hostile kernel wrote can raise.
-_MALFORMED = (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -79,13 +76,14 @@ class Kernel:
             connection_file=str(launch.runtime / f"{self.id}.json"),
             context=context,
         )
-        loop = asyncio.get_running_loop()
-        self._welcomed: asyncio.Future[None] = loop.create_future()
-        self._ready: asyncio.Future[None] = loop.create_future()
-        self._ended: asyncio.Future[int | None] = loop.create_future()
-        self._tasks: list[asyncio.Task[None]] = []
-        self._sockets: dict[str, zmq.asyncio.Socket] = {}
+        self._loop = asyncio.get_running_loop()
+        self._welcomed: asyncio.Future[None] = self._loop.create_future()
+        self._ready: asyncio.Future[None] = self._loop.create_future()
+        self._ended: asyncio.Future[int | None] = self._loop.create_future()
+        self._watching: asyncio.Task[None] | None = None
+        self._channels: Channels | None = None
         self._run: Run | None = None
+        self._asked = count(1)
         self._stopped = False
 
     @classmethod
@@ -118,32 +116,30 @@ class Kernel:
         timeout is in seconds; max_output in characters, see `Cap`. Closing the generator early leaves the
         code running: call `abandon` or `stop` then.
         """
-        run = self._run = Run(uuid4().hex, task.kind, Cap(max_output))
-        settle = asyncio.create_task(self._settle(run, timeout))
-        settle.add_done_callback(lambda _: run.queue.put_nowait(None))
+        run = self._run = Run(self._new_id(), task.kind, Cap(max_output))
+        run.timer = self._loop.call_later(timeout, self._bring_about, run, partial(self._time_out, run, timeout))
         try:
-            if not self._ended.done():
-                await self._request(f"{task.kind}_request", run.id, task.content)
-            while (item := await run.queue.get()) is not None:
-                yield item
-            done = await settle
-            for item in run.cap.finish():
-                yield item
-            yield done
+            if self._ended.done():
+                run.done = self._died(run)
+            else:
+                self._ask(f"{task.kind}_request", run.id, task.content, quiet=True)
+            item: Output | None = None
+            while not isinstance(item, Done):
+                for item in await run.take():
+                    yield item
         finally:
-            settle.cancel()
-            await asyncio.wait([settle])
-            if run.over.done() or self._ended.done():
+            await run.leave()
+            if self._run is run and (run.over.done() or self._ended.done()):
                 self._run = None
 
-    async def prepare(self) -> None:
+    async def prepare(self, *, pinned: bool = False) -> None:
         """Have an idle kernel load now what its next task needs: new functions, and what calls are made with.
 
-        Not waited for: a kernel takes its requests one after the other.
+        pinned: to stay with those functions. Not waited for: a kernel takes its requests one after the other.
         """
         if not self._ended.done():
-            task = Task.prepare()
-            await self._request(f"{task.kind}_request", uuid4().hex, task.content)
+            task = Task.prepare(pinned=pinned)
+            self._ask(f"{task.kind}_request", self._new_id(), task.content)
 
     async def interrupt(self) -> bool:
         """Interrupt the running code, which then ends as `cancelled`. False when nothing runs."""
@@ -169,11 +165,11 @@ class Kernel:
     async def stop(self) -> None:
         """Kill the process and its group, free what it held, and wait for that. Safe to repeat."""
         await self._kill()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for socket in self._sockets.values():
-            socket.close(linger=0)
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+        if self._channels is not None:
+            self._channels.close()
         if self._manager.provisioner is not None:
             await self._manager.cleanup_resources()
         await asyncio.to_thread(shutil.rmtree, self.workdir, ignore_errors=True)
@@ -184,9 +180,7 @@ class Kernel:
             await self._start_process(words)
         except (OSError, ValueError, NoSuchKernel) as error:
             raise KernelStartFailed(f"{self.name} could not be started: {error}.") from error
-        for channel, kind in (("shell", zmq.DEALER), ("iopub", zmq.SUB)):
-            self._sockets[channel] = self._connect(channel, kind)
-            self._tasks.append(asyncio.create_task(self._read(channel)))
+        self._channels = Channels(self._manager, self._context, self._hear)
         failure = await self._greet()
         if failure is not None:
             said = await asyncio.to_thread(_tail, words)
@@ -206,110 +200,89 @@ class Kernel:
             provisioner = self._manager.provisioner
             # Also when we were cancelled: start_kernel still waits after it has made the process.
             if provisioner is not None and provisioner.has_process:
-                self._tasks.append(asyncio.create_task(self._watch()))
+                self._watching = asyncio.create_task(self._watch())
 
     async def _greet(self) -> str | None:
         """Wait until its output is heard and it answers. Returns what went wrong."""
         try:
             async with asyncio.timeout(START_TIMEOUT):
+                self._ask("kernel_info_request", self._new_id(), {})
                 await self._first(self._welcomed, timeout=None)
-                await self._request("kernel_info_request", uuid4().hex, {})
                 await self._first(self._ready, timeout=None)
         except TimeoutError:
             return f"was not ready after {START_TIMEOUT:g} s"
         return f"{self._ending()} before it was ready" if self._ended.done() else None
 
-    def _connect(self, channel: str, kind: int) -> zmq.asyncio.Socket:
-        socket = self._context.socket(kind)
-        socket.linger = 0
-        socket.reconnect_ivl = 10
-        socket.rcvhwm = 0  # the default drops messages silently when a burst is faster than we are
-        if kind == zmq.SUB:
-            socket.subscribe(b"")
-        port = getattr(self._manager, f"{channel}_port")
-        socket.connect(f"ipc://{self._manager.ip}-{port}")
-        return socket
+    def _new_id(self) -> str:
+        """Of a request, as Jupyter's clients name them: by the session, and a number."""
+        return f"{self._manager.session.session}_{next(self._asked)}"
 
-    async def _request(self, kind: str, identity: str, content: Mapping[str, Any]) -> None:
-        session = self._manager.session
-        header = session.msg_header(kind)
-        header["msg_id"] = identity
-        message = {"header": header, "parent_header": {}, "metadata": {}, "content": dict(content)}
-        await self._sockets["shell"].send_multipart(session.serialize(message))
+    def _ask(self, kind: str, identity: str, content: Mapping[str, Any], *, quiet: bool = False) -> None:
+        assert self._channels is not None
+        self._channels.ask(kind, identity, content, quiet=quiet)
 
-    async def _read(self, channel: str) -> None:
-        socket = self._sockets[channel]
-        while True:
-            frames = await socket.recv_multipart()
-            try:
-                self._dispatch(channel, frames)
-            except _MALFORMED as error:
-                log.warning("kernel.malformed_message", kernel=self.id, channel=channel, error=repr(error)[:200])
-            # Receiving what is there already does not wait: a flood would leave no turn to anybody else.
-            await asyncio.sleep(0)
-
-    def _dispatch(self, channel: str, frames: list[bytes]) -> None:
-        session = self._manager.session
-        _, parts = session.feed_identities(frames)
-        if len(parts[4]) > MAX_MESSAGE:
-            self._skip(parts)
-            return
-        # As session.deserialize does, but without looking for dates in each text: a quarter of its time.
-        if not hmac.compare_digest(session.sign(parts[1:5]), parts[0]):
-            raise ValueError("the signature is wrong")
-        header, parent, content = (session.unpack(parts[index]) for index in (1, 2, 4))
-        kind = header["msg_type"]
-        if kind == "iopub_welcome":
+    def _hear(self, message: Message) -> None:
+        if message.kind == "iopub_welcome":
             resolve(self._welcomed)
-        if kind == "kernel_info_reply":
+        if message.kind == "kernel_info_reply":
             resolve(self._ready)
         run = self._run
-        if run is None or parent.get("msg_id") != run.id:
+        if run is None or message.parent != run.id:
             return
-        if channel == "shell":
-            self._on_reply(run, kind, content)
+        if not message.whole:
+            self._skip(run, message)
+        elif message.channel == "shell":
+            self._on_reply(run, message, message.content())
         else:
-            self._on_iopub(run, kind, content)
+            self._on_iopub(run, message.kind, message.content())
 
-    def _on_reply(self, run: Run, kind: str, content: Mapping[str, Any]) -> None:
-        if kind == f"{run.kind}_reply" and run.reply is None and isinstance(content, dict):
+    def _on_reply(self, run: Run, message: Message, content: Mapping[str, Any]) -> None:
+        if message.kind == f"{run.kind}_reply" and run.reply is None and isinstance(content, dict):
             run.reply = content
-            run.progress()
+            number = message.metadata().get("aigbb_snapshot")
+            run.snapshot = number if isinstance(number, int) else None
+            self._progress(run)
 
     def _on_iopub(self, run: Run, kind: str, content: Mapping[str, Any]) -> None:
         if kind == "status" and content["execution_state"] == "idle":
             run.idle = True
-            run.progress()
+            self._progress(run)
         elif kind == "execute_input" or (kind == "status" and run.kind == CALL):
             resolve(run.begun)
         elif item := from_message(kind, content):
             run.show(item)
 
-    def _skip(self, parts: list[bytes]) -> None:
+    def _skip(self, run: Run, message: Message) -> None:
         """A message too large to decode: say so where it would have been shown."""
-        run, kind = self._run, json.loads(parts[1])["msg_type"]
-        if run is None or json.loads(parts[2]).get("msg_id") != run.id:
-            return
         run.cap.truncated = True
-        if kind == f"{run.kind}_reply":
+        if message.kind == f"{run.kind}_reply":
             # Its metadata repeats the status, and of a call all but the result.
-            self._on_reply(run, kind, json.loads(parts[3]))
-        elif item := left_out(kind, len(parts[4])):
+            self._on_reply(run, message, message.metadata())
+        elif item := left_out(message.kind, message.size):
             run.show(item)
 
-    async def _settle(self, run: Run, timeout: float) -> Done:
-        """Wait for the run's end, or bring it about."""
-        await self._first(run.half, timeout=timeout)
-        if run.half.done():
-            await self._first(run.over, timeout=HALF_DONE_GRACE)
+    def _progress(self, run: Run) -> None:
+        """The reply, or the idle status, has come: the deadline no longer counts, but the other may not take long."""
+        run.progress()
+        if run.settled:
+            return
         if run.over.done():
-            return self._finished(run)
-        if self._ended.done():
-            await asyncio.wait([run.over], timeout=0.05)  # what the dead kernel sent is still being read
-            return self._done(run, "died", f"The kernel {self._ending()}.")
-        if run.half.done():
-            return await self._half_finished(run)
-        return await self._time_out(run, timeout)
+            # Once what has come with it is read: raw writes to descriptors are heard by a thread of the kernel.
+            self._loop.call_soon(self._conclude, run)
+        else:
+            run.timer.cancel()
+            run.timer = self._loop.call_later(
+                HALF_DONE_GRACE, self._bring_about, run, partial(self._half_finished, run)
+            )
+
+    def _conclude(self, run: Run) -> None:
+        if not run.settled:
+            run.end(self._finished(run))
+
+    def _bring_about(self, run: Run, how: Callable[[], Coroutine[Any, Any, Done]]) -> None:
+        """End a run that does not end by itself, whether or not anybody takes its items."""
+        if not run.settled:
+            run.settle(asyncio.create_task(how()))
 
     def _finished(self, run: Run) -> Done:
         reply = run.reply or {}
@@ -323,6 +296,14 @@ class Kernel:
         if run.interrupted:
             return self._done(run, "cancelled", "The execution was interrupted.")
         return self._done(run, "error", None)
+
+    async def _outlived(self, run: Run) -> Done:
+        """The kernel has ended; what it sent is still being read."""
+        await asyncio.wait([run.over], timeout=LAST_WORDS)
+        return self._finished(run) if run.over.done() else self._died(run)
+
+    def _died(self, run: Run) -> Done:
+        return self._done(run, "died", f"The kernel {self._ending()}.")
 
     async def _half_finished(self, run: Run) -> Done:
         """The kernel lost its wits: idle without a reply, or a reply whose output never ended."""
@@ -347,6 +328,7 @@ class Kernel:
             detail=detail,
             truncated=run.cap.truncated,
             kernel_lost=self._ended.done(),
+            snapshot=run.snapshot,
             seconds=time.perf_counter() - run.started,
         )
 
@@ -359,7 +341,7 @@ class Kernel:
         with suppress(ProcessLookupError):
             await self._manager.interrupt_kernel()
         # An interrupt that meets an `await` takes effect only when another message arrives.
-        await self._request("kernel_info_request", uuid4().hex, {})
+        self._ask("kernel_info_request", self._new_id(), {})
 
     async def _first(self, future: asyncio.Future[None], *, timeout: float | None) -> None:
         """Wait for a future or for the kernel's end, at most `timeout` seconds."""
@@ -368,7 +350,7 @@ class Kernel:
 
     async def _kill(self) -> None:
         provisioner = self._manager.provisioner
-        if provisioner is None or not self._tasks:
+        if provisioner is None or self._watching is None:
             return
         if not self._ended.done():
             self._stopped = True
@@ -381,6 +363,10 @@ class Kernel:
         await process_end(provisioner.pid)
         kill_group(provisioner.pid)
         self._ended.set_result(await provisioner.wait())
+        if self._run is not None:
+            self._bring_about(self._run, partial(self._outlived, self._run))
+        if self._channels is not None:  # which would try to reach the kernel again, for ever
+            self._loop.call_later(KEPT_OPEN, self._channels.close)
 
     def _ending(self) -> str:
         if self._stopped:

@@ -14,11 +14,13 @@ from kernels.environments import KERNEL_PREFIX, Generation
 
 ALIAS = "aigbb_functions"
 LOGOS = Path(__file__).parent / "logo"
+# jupyter_client's own way to make a process, which is everywhere that Jupyter is; and ours, in the service alone.
+LOCAL, FORK = "local-provisioner", "aigbb-fork"
 LAUNCHER = Path(__file__).parent / "inside" / "launch.py"
 
 
-def kernel_json(generation: Generation, display_name: str, home: Path) -> dict[str, Any]:
-    """A generation's kernelspec; its kernel_provisioner is the seam for another way to make processes."""
+def kernel_json(generation: Generation, display_name: str, home: Path, provisioner: str = LOCAL) -> dict[str, Any]:
+    """A generation's kernelspec; its provisioner is how processes are made."""
     return {
         "argv": [str(generation.python), str(LAUNCHER), "-f", "{connection_file}"],
         "display_name": display_name,
@@ -28,7 +30,7 @@ def kernel_json(generation: Generation, display_name: str, home: Path) -> dict[s
         "metadata": {
             "debugger": True,
             "supported_encryption": ["curve"],
-            "kernel_provisioner": {"provisioner_name": "local-provisioner", "config": {}},
+            "kernel_provisioner": {"provisioner_name": provisioner, "config": {}},
             "aigbb": {"home": str(home), "generation": generation.number},
         },
     }
@@ -36,20 +38,21 @@ def kernel_json(generation: Generation, display_name: str, home: Path) -> dict[s
 
 @dataclass(frozen=True)
 class Shelf:
-    """A folder of kernelspecs: Jupyter's for the user, or a generation's own."""
+    """A folder of kernelspecs: Jupyter's for the user, or a generation's own for the service."""
 
     folder: Path
     home: Path
+    provisioner: str = LOCAL
 
     def put(self, generation: Generation) -> str:
         """Write the generation's kernelspec, replacing one of that name. Returns the name."""
         name = generation.kernel_name
-        self._write(name, kernel_json(generation, f"Python ({name})", self.home))
+        self._write(name, kernel_json(generation, f"Python ({name})", self.home, self.provisioner))
         return name
 
     def put_alias(self, generation: Generation) -> None:
         """Point the alias at a generation."""
-        spec = kernel_json(generation, "aigbb functions (latest)", self.home)
+        spec = kernel_json(generation, "aigbb functions (latest)", self.home, self.provisioner)
         self._write(ALIAS, spec)
 
     def prune(self, keep: Collection[str]) -> None:

@@ -63,7 +63,8 @@ class Done:
     """The last item, always. detail says in words why the status is not ok.
 
     truncated: the cap cut something. kernel_lost: the kernel ended, and its variables with it. seconds: how
-    long the code ran, without what came before.
+    long the code ran, without what came before. snapshot: the number of the functions' snapshot that it ran with,
+    if the kernel said.
     """
 
     status: Status
@@ -72,6 +73,7 @@ class Done:
     truncated: bool = False
     kernel_lost: bool = False
     seconds: float = field(default=0.0, compare=False)
+    snapshot: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -17,10 +16,12 @@ from weakref import WeakSet
 import structlog
 import zmq.asyncio
 
-from kernels.admission import Admission
-from kernels.errors import AigbbError, PoolExhausted, SessionBusy, SessionExists, SessionNotFound
+from kernels.admission import Admission, seconds_for
+from kernels.errors import PoolExhausted, SessionBusy, SessionExists, SessionNotFound
+from kernels.forkserver import Forks
 from kernels.kernel import Kernel, Launch
 from kernels.outputs import Done, Output, Stream
+from kernels.spares import Spares, Stock
 from kernels.tasks import Task
 
 log = structlog.get_logger(__name__)
@@ -34,8 +35,10 @@ _LOST = "The session's kernel has ended since the last execution, and its variab
 class Limits:
     """How much the pool holds.
 
-    spares: clean kernels kept ready. running: executions at once. waiting: how many may queue for that, or
-    for one session. sessions: how many at once. idle_seconds: after which a session ends.
+    spares: clean kernels kept ready, and max_spares while they are in demand. running: executions at once.
+    waiting: how many may queue for that, or for one session. sessions: how many at once. idle_seconds: after
+    which a session ends. fork: whether kernels are forked from a warm parent, where the system can. max_age:
+    seconds after which a spare is replaced. unneeded_seconds: after which one that nobody needed goes.
     """
 
     spares: int = 2
@@ -43,6 +46,10 @@ class Limits:
     waiting: int = 64
     sessions: int = 16
     idle_seconds: float = 1800.0
+    fork: bool = True
+    max_spares: int = 0
+    max_age: float = 3600.0
+    unneeded_seconds: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +61,7 @@ class SessionInfo:
     generation: int
     state: str
     executions: int
+    pinned: bool
     created: datetime
     last_used: datetime
     expires: datetime
@@ -63,8 +71,10 @@ class SessionInfo:
 class _Session:
     id: str
     kernel: Kernel
+    pinned: bool = False  # to the functions that its kernel had first
     created: float = field(default_factory=time.time)
     used: float = field(default_factory=time.time)
+    began: float = field(default_factory=time.time)
     executions: int = 0
     users: int = 0
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -88,31 +98,34 @@ class Pool:
     def __init__(self, launch: Callable[[], Launch], limits: Limits) -> None:
         self._launch = launch
         self.limits = limits
+        self.forks = Forks(launch, wanted=limits.fork)
         self.admission = Admission(limits.running, limits.waiting)
         self._context = zmq.asyncio.Context()
-        self._spares: deque[Kernel] = deque()
+        stock = Stock(limits.spares, max(limits.spares, limits.max_spares), limits.unneeded_seconds, limits.max_age)
+        self._spares = Spares(stock, self._make_spare, self._is_clean, lambda: self.forks.ready, self._spawn)
         self._sessions: dict[str, _Session] = {}
         self._opening = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._starts: set[asyncio.Task[Kernel]] = set()
         self._kernels: WeakSet[Kernel] = WeakSet()  # all that were started; one that runs is held by the loop
-        self._starting = 0
         self._closed = False
         self._changed = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         self._spawn(self._expire_sessions())
+        self._spares.open()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._closed = True
         self._changed.set()
-        self._spares.clear()
+        self._spares.close()
         self._sessions.clear()
         for start in self._starts:
             start.cancel()
         await asyncio.gather(*self._starts, return_exceptions=True)
         await asyncio.gather(*(kernel.stop() for kernel in list(self._kernels)))
+        await self.forks.__aexit__()
         while self._tasks:
             await asyncio.wait(self._tasks)
         self._context.term()
@@ -126,35 +139,43 @@ class Pool:
 
     def adopt(self, kernel: Kernel) -> None:
         """Take a rehearsed kernel as the first spare of the generation that serves now."""
-        self._spares.append(kernel)
+        self._spares.put(kernel)
         self.refresh()
         self.roll_over()
 
     def refresh(self) -> None:
-        """New functions serve: spares load them now, not while somebody waits."""
+        """New functions serve: spares load them now, not while somebody waits, and so does the warm parent."""
+        self.forks.notice()
         for kernel in self._spares:
             self._spawn(kernel.prepare())
 
     async def execute(
-        self, task: Task, *, session: str | None, timeout: float, max_output: int, launch: Launch | None = None
+        self,
+        task: Task,
+        *,
+        session: str | None,
+        timeout: float,
+        max_output: int,
+        launch: Launch | None = None,
+        caller: str = "",
     ) -> AsyncGenerator[tuple[Kernel, Output]]:
         """Do a task on a clean kernel, or in a session; yields each item with the kernel that it ran on.
 
-        launch: a clean kernel of another generation than the one that serves. Raises PoolExhausted,
-        SessionNotFound, KernelStartFailed. Closing the generator frees the kernel.
+        launch: a clean kernel of another generation than the one that serves. caller: who shares a line with
+        whom when it is full; a session has its own. Raises PoolExhausted, SessionNotFound, KernelStartFailed.
+        Closing the generator frees the kernel.
         """
-        run = partial(self._run_clean, launch) if session is None else partial(self._run_in, self._find(session))
+        run = partial(self._run_clean, launch, caller)
+        if session is not None:
+            run = partial(self._run_in, self._find(session))
         async with aclosing(run(task, timeout, max_output)) as items:
             async for item in items:
                 yield item
 
     def roll_over(self) -> None:
         """Another generation serves: clean kernels of the old one go; what runs, and sessions, stay."""
-        generation = self._launch().generation
-        for kernel in [k for k in self._spares if k.launch.generation != generation]:
-            self._spares.remove(kernel)
-            self._spawn(kernel.stop())
-        self._refill()
+        self._spares.sweep()
+        self._spares.refill()
 
     def generations(self) -> set[int]:
         """Those that a kernel of ours is of."""
@@ -165,10 +186,18 @@ class Pool:
         """How many clean kernels wait."""
         return len(self._spares)
 
+    @property
+    def wanted_spares(self) -> int:
+        """How many are to wait, after the demand of late."""
+        return self._spares.wanted
+
     # -- sessions
 
-    async def open_session(self, identity: str | None = None) -> SessionInfo:
-        """A new session on a clean kernel. Raises SessionExists, PoolExhausted, KernelStartFailed."""
+    async def open_session(self, identity: str | None = None, *, pinned: bool = False) -> SessionInfo:
+        """A new session on a clean kernel. pinned: it keeps the functions that serve now.
+
+        Raises SessionExists, PoolExhausted, KernelStartFailed.
+        """
         identity = identity or uuid4().hex[:12]
         if identity in self._sessions:
             raise SessionExists(f"There is a session {identity!r} already.")
@@ -186,7 +215,9 @@ class Pool:
         if identity in self._sessions:
             self._spawn(kernel.stop())
             raise SessionExists(f"There is a session {identity!r} already.")
-        self._sessions[identity] = _Session(identity, kernel)
+        self._sessions[identity] = _Session(identity, kernel, pinned)
+        if pinned:
+            await kernel.prepare(pinned=True)
         self._changed.set()
         return self._info(self._sessions[identity])
 
@@ -218,9 +249,9 @@ class Pool:
     # -- inside
 
     async def _run_clean(
-        self, launch: Launch | None, task: Task, timeout: float, max_output: int
+        self, launch: Launch | None, caller: str, task: Task, timeout: float, max_output: int
     ) -> AsyncGenerator[tuple[Kernel, Output]]:
-        async with self.admission.admitted():
+        async with self.admission.admitted(f"caller {caller}"):
             kernel = await (self._take() if launch is None else self._start(launch))
             try:
                 async with aclosing(kernel.execute(task, timeout=timeout, max_output=max_output)) as items:
@@ -233,7 +264,7 @@ class Pool:
         self, session: _Session, task: Task, timeout: float, max_output: int
     ) -> AsyncGenerator[tuple[Kernel, Output]]:
         # In this order: who waits for a session's turn takes nobody else's place.
-        async with self._turn(session), self.admission.admitted():
+        async with self._turn(session), self.admission.admitted(f"session {session.id}"):
             lost = await self._revive(session)
             session.executions += 1
             kernel = session.kernel
@@ -252,10 +283,12 @@ class Pool:
     async def _turn(self, session: _Session) -> AsyncIterator[None]:
         """One execution at a time in a session. Raises PoolExhausted when too many wait."""
         if session.users > self.limits.waiting:
-            raise PoolExhausted(f"{session.users - 1} executions wait for this session already.", retry_after=1)
+            seconds = seconds_for(session.users, self.admission.held, [time.time() - session.began])
+            raise PoolExhausted(f"{session.users - 1} executions wait for this session already.", retry_after=seconds)
         session.users += 1
         try:
             async with session.turn:
+                session.began = time.time()
                 if session.abandoning is not None:
                     await asyncio.wait([session.abandoning])
                 yield
@@ -281,6 +314,8 @@ class Pool:
             self._spawn(kernel.stop())
             raise
         old, session.kernel, session.told = session.kernel, kernel, False
+        if session.pinned:
+            await kernel.prepare(pinned=True)
         self._spawn(old.stop())
 
     def _check_open(self, session: _Session) -> None:
@@ -289,14 +324,17 @@ class Pool:
 
     async def _take(self) -> Kernel:
         """A clean kernel of the current generation: a spare, else a fresh one."""
-        while self._spares:
-            kernel = self._spares.pop()
-            if kernel.state == "idle" and kernel.launch.generation == self._launch().generation:
-                self._refill()
-                return kernel
-            self._spawn(kernel.stop())
+        kernel = self._spares.take() or await self._start(self._launch())
+        self._spares.refill_soon()
+        return kernel
+
+    def _is_clean(self, kernel: Kernel) -> bool:
+        """Whether a spare may be handed out."""
+        return kernel.state == "idle" and kernel.launch.generation == self._launch().generation
+
+    async def _make_spare(self) -> Kernel:
         kernel = await self._start(self._launch())
-        self._refill()
+        await _prepared(kernel)
         return kernel
 
     async def _start(self, launch: Launch) -> Kernel:
@@ -320,32 +358,9 @@ class Pool:
             raise PoolExhausted("The service is shutting down.", retry_after=5)
 
     async def _begin(self, launch: Launch) -> Kernel:
-        kernel = await Kernel.start(launch, self._context)
+        kernel = await Kernel.start(self.forks.through(launch), self._context)
         self._kernels.add(kernel)
         return kernel
-
-    def _refill(self) -> None:
-        missing = self.limits.spares - len(self._spares) - self._starting
-        for _ in range(0 if self._closed else missing):
-            self._starting += 1
-            self._spawn(self._add_spare())
-
-    async def _add_spare(self) -> None:
-        try:
-            kernel = await self._start(self._launch())
-            await _prepared(kernel)
-        except AigbbError as error:
-            # The next execution starts its own kernel, and tells its caller if that fails too.
-            if not self._closed:
-                log.warning("pool.spare_failed", error=error.detail)
-            return
-        finally:
-            self._starting -= 1
-        if self._closed or kernel.launch.generation != self._launch().generation:
-            await kernel.stop()
-            self._refill()
-        else:
-            self._spares.appendleft(kernel)
 
     async def _expire_sessions(self) -> None:
         """A timer set to the moment when the next idle session ends."""
@@ -378,6 +393,7 @@ class Pool:
             session.kernel.launch.generation,
             session.kernel.state,
             session.executions,
+            session.pinned,
             *(datetime.fromtimestamp(t, UTC) for t in (session.created, session.used, self._ends(session))),
         )
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from kernels.messages import clean_json
-from kernels.outputs import Cap, Error, Output
+from kernels.outputs import Cap, Done, Error, Output
 
 CALL = "aigbb_call"
 
@@ -35,9 +36,9 @@ class Task:
         return cls("execute", content)
 
     @classmethod
-    def prepare(cls) -> Task:
-        """Load new functions, and what calls are made with; see `inside.calling`."""
-        return cls("aigbb_prepare", {})
+    def prepare(cls, *, pinned: bool = False) -> Task:
+        """Load new functions, and what calls are made with; see `inside.calling`. pinned: and no newer ones later."""
+        return cls("aigbb_prepare", {"pinned": pinned})
 
     @classmethod
     def call(
@@ -51,36 +52,92 @@ class Task:
         return cls(CALL, {"name": name, "arguments": clean_json(arguments), "pinned": pinned, "budget": budget})
 
 
+def _future() -> asyncio.Future[None]:
+    return asyncio.get_running_loop().create_future()
+
+
 @dataclass
 class Run:
-    """A task in flight: what is known of its end, and the items that wait to be taken."""
+    """A task in flight: what is known of its end, and the items that wait to be taken.
+
+    The items are no more than the cap lets through, however slowly they are taken.
+    """
 
     id: str
     kind: str
     cap: Cap
     started: float = field(default_factory=time.perf_counter)
-    queue: asyncio.Queue[Output | None] = field(default_factory=asyncio.Queue)
-    begun: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    half: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    over: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    items: deque[Output] = field(default_factory=deque)
+    begun: asyncio.Future[None] = field(default_factory=_future)
+    over: asyncio.Future[None] = field(default_factory=_future)
+    timer: asyncio.TimerHandle = field(init=False)
     reply: Mapping[str, Any] | None = None
+    snapshot: int | None = None  # of the functions that it ran with
     idle: bool = False
     raised: bool = False
     interrupted: bool = False
+    done: Done | None = None
+    _settling: asyncio.Task[Done] | None = None
+    _left: bool = False
+    _waiting: asyncio.Future[None] | None = None
 
     def show(self, item: Output) -> None:
         """Pass an item on, as far as the cap lets it."""
         self.raised = self.raised or isinstance(item, Error)
-        for allowed in self.cap.accept(item):
-            self.queue.put_nowait(allowed)
+        self.items.extend(self.cap.accept(item))
+        if self.reply is None:  # else the end is near, and its taker is woken once for all
+            self._wake()
 
     def progress(self) -> None:
         """See whether the reply, the idle status, or both have come."""
-        if self.reply is not None or self.idle:
-            resolve(self.begun)
-            resolve(self.half)
+        resolve(self.begun)
         if self.reply is not None and self.idle:
             resolve(self.over)
+
+    @property
+    def settled(self) -> bool:
+        """Whether its end is known, or somebody sees to it, or nobody wants to know."""
+        return self.done is not None or self._settling is not None or self._left
+
+    @property
+    def _ended(self) -> bool:
+        return self.done is not None or (self._settling is not None and self._settling.done())
+
+    def end(self, done: Done) -> None:
+        """This is how it ended."""
+        self.timer.cancel()
+        self.done = done
+        self._wake()
+
+    def settle(self, settling: asyncio.Task[Done]) -> None:
+        """This task brings its end about."""
+        self.timer.cancel()
+        self._settling = settling
+        settling.add_done_callback(self._wake)
+
+    async def take(self) -> list[Output]:
+        """Wait for items; the last of all is Done. Raises what the task raised that was to end it."""
+        while not self.items and not self._ended:
+            self._waiting = _future()
+            await self._waiting
+        ended, taken = self._ended, list(self.items)
+        self.items.clear()
+        if ended:
+            taken += self.cap.finish()
+            taken.append(self.done or await cast("asyncio.Task[Done]", self._settling))
+        return taken
+
+    async def leave(self) -> None:
+        """Nobody takes items any more, nor wants to know its end."""
+        self._left = True
+        self.timer.cancel()
+        if self._settling is not None:
+            self._settling.cancel()
+            await asyncio.wait([self._settling])
+
+    def _wake(self, _: object = None) -> None:
+        if self._waiting is not None:
+            resolve(self._waiting)
 
 
 def resolve(future: asyncio.Future[None]) -> None:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import aclosing
 from typing import Annotated, Any
 
 from fastapi import Body, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, TypeAdapter
 
 from kernels.kernel import Kernel
-from kernels.outputs import Output, fold
+from kernels.outputs import Output, fold_all
 from server import wire
 from server.errors import AigbbError
-from server.routing import Here, as_json, event_routes, routes, since, unless_gone
+from server.routing import Here, QuickRoute, as_json, event_routes, routes, since, unless_gone
 from server.service import Service
 from server.wire_calls import CallAnswer, RunToolsAnswer, RunToolsBody
 
@@ -37,7 +37,14 @@ async def execute_events(body: wire.ExecuteBody, request: Request, service: Here
         yield ServerSentEvent(event="problem", data=wire.problem_body(error, request))
 
 
-@router.post("/execute", tags=["execute"], response_model=wire.ExecuteAnswer, summary="Run code")
+class ExecuteRoute(QuickRoute):
+    """The route of `execute`."""
+
+    def arguments(self, request: Request, body: bytes) -> dict[str, Any]:
+        """The body, as its model has it."""
+        return {"body": wire.ExecuteBody.model_validate_json(body)}
+
+
 async def execute(body: wire.ExecuteBody, request: Request, service: Here) -> Response:
     """Run code on a clean kernel of the newest generation, or in a session that keeps variables.
 
@@ -46,18 +53,19 @@ async def execute(body: wire.ExecuteBody, request: Request, service: Here) -> Re
     return as_json(await unless_gone(request, _fold(service, body)))
 
 
+router.add_api_route(
+    "/execute", execute, methods=["POST"], route_class_override=ExecuteRoute, tags=["execute"],
+    response_model=wire.ExecuteAnswer, summary="Run code",
+)  # fmt: skip
+
+
 async def _fold(service: Service, body: wire.ExecuteBody) -> wire.ExecuteAnswer:
     start = time.perf_counter()
-    used: list[Kernel] = []
-
-    async def items() -> AsyncIterator[Output]:
-        async with aclosing(_run(service, body)) as stream:
-            async for kernel, item in stream:
-                used[:] = [kernel]
-                yield item
-
-    execution = await fold(items())
-    return wire.execute_answer(execution, used[0], body.session, since(start), service.signatures())
+    async with aclosing(_run(service, body)) as stream:
+        pairs = [pair async for pair in stream]
+    execution, kernel = fold_all(item for _, item in pairs), pairs[-1][0]
+    signatures = service.signatures() if execution.error else {}
+    return wire.execute_answer(execution, kernel, body.session, since(start), signatures)
 
 
 def _run(service: Service, body: wire.ExecuteBody) -> AsyncGenerator[tuple[Kernel, Output]]:
@@ -67,11 +75,22 @@ def _run(service: Service, body: wire.ExecuteBody) -> AsyncGenerator[tuple[Kerne
 # -- calls
 
 Arguments = Annotated[dict[str, Any], BeforeValidator(wire.checked), Body(description="The arguments, by name")]
+_ARGUMENTS: TypeAdapter[dict[str, Any]] = TypeAdapter(Arguments)
 Session = Annotated[str | None, Query(description="A session's id; without one, the call gets a clean kernel")]
 Timeout = Annotated[float | None, Query(gt=0, description="Seconds; default AIGBB_TIMEOUT")]
 
 
-@router.post("/functions/{name}/call", tags=["calls"], response_model=CallAnswer, summary="Call a function")
+class CallRoute(QuickRoute):
+    """The route of `call`."""
+
+    def arguments(self, request: Request, body: bytes) -> dict[str, Any]:
+        """What is in the path, the body and the query. A timeout is left to FastAPI."""
+        if "timeout" in request.query_params:
+            raise ValueError("a query to be checked")
+        arguments = _ARGUMENTS.validate_json(body)
+        return {**request.path_params, "arguments": arguments, "session": request.query_params.get("session")}
+
+
 async def call(
     name: str, arguments: Arguments, request: Request, service: Here, session: Session = None, timeout: Timeout = None
 ) -> Response:
@@ -81,6 +100,12 @@ async def call(
     """
     work = service.calls.call(name, arguments, session=session, timeout=timeout)
     return as_json(CallAnswer.of(await unless_gone(request, work), session))
+
+
+router.add_api_route(
+    "/functions/{name}/call", call, methods=["POST"], route_class_override=CallRoute, tags=["calls"],
+    response_model=CallAnswer, summary="Call a function",
+)  # fmt: skip
 
 
 @router.post("/tools/run", tags=["tools"], summary="Run tool calls")
@@ -100,7 +125,8 @@ async def run_tools(body: RunToolsBody, request: Request, service: Here) -> RunT
 @router.post("/sessions", status_code=201, tags=["sessions"], summary="Open a session")
 async def open_session(service: Here, body: wire.SessionBody | None = None) -> wire.SessionAnswer:
     """Open a session: a kernel whose variables persist between executions."""
-    return wire.SessionAnswer.model_validate(await service.pool.open_session(body.id if body else None))
+    wanted = body or wire.SessionBody()
+    return wire.SessionAnswer.model_validate(await service.pool.open_session(wanted.id, pinned=wanted.pinned))
 
 
 @router.get("/sessions", tags=["sessions"], summary="List sessions")

@@ -6,12 +6,11 @@ import base64
 import binascii
 import hashlib
 import hmac
+import os
 import re
-from collections.abc import Collection, Iterable
-from uuid import uuid4
+from collections.abc import Collection, Iterable, Mapping
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -40,7 +39,7 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
+        headers = {name: value.decode("latin-1") for name, value in reversed(scope["headers"])}
         identity = _request_id(headers)
         scope.setdefault("state", {}).update(request_id=identity, key=self._key)
         structlog.contextvars.bind_contextvars(request_id=identity)
@@ -54,16 +53,18 @@ class Gate:
             return
         await self._app(scope, _capped(receive, self._max_body), _with_id(send, identity))
 
-    def _check(self, scope: Scope, headers: Headers) -> None:
-        host = re.sub(r":\d+$", "", headers.get("host", "")).strip("[]").lower()
+    def _check(self, scope: Scope, headers: Mapping[bytes, str]) -> None:
+        named = headers.get(b"host", "")
+        name, _, port = named.rpartition(":")
+        host = (name if port.isdecimal() else named).strip("[]").lower()
         if host not in self._hosts:
             raise ForeignHost(f"The Host header names {host[:80]!r}.")
         if scope["path"] == HEALTH:
             return
-        given = list(_credentials(headers.get("authorization", ""), browser=_is_documentation(scope)))
+        given = list(_credentials(headers.get(b"authorization", ""), browser=_is_documentation(scope)))
         if not any(hmac.compare_digest(one, self._token) for one in given):
             raise Unauthorized("The token is wrong." if given else "No token was sent.")
-        length = headers.get("content-length", "0")
+        length = headers.get(b"content-length", "0")
         if length.isdecimal() and int(length) > self._max_body:
             raise BodyTooLarge(f"The body has {length} bytes; {self._max_body} are allowed.")
 
@@ -89,9 +90,9 @@ def _challenge(scope: Scope) -> str:
     return 'Bearer realm="aigbb-functions"'
 
 
-def _request_id(headers: Headers) -> str:
-    given = headers.get("x-request-id", "")
-    return given if _REQUEST_ID.fullmatch(given) else uuid4().hex
+def _request_id(headers: Mapping[bytes, str]) -> str:
+    given = headers.get(b"x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
 
 
 def _capped(receive: Receive, limit: int) -> Receive:
@@ -112,10 +113,10 @@ def _capped(receive: Receive, limit: int) -> Receive:
 def _with_id(send: Send, identity: str) -> Send:
     async def wrapped(message: Message) -> None:
         if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            headers["X-Request-ID"] = identity
-            headers["X-Content-Type-Options"] = "nosniff"
-            headers.setdefault("Cache-Control", "no-store")
+            headers = message["headers"]
+            headers += ((b"x-request-id", identity.encode()), (b"x-content-type-options", b"nosniff"))
+            if all(name != b"cache-control" for name, _ in headers):
+                headers.append((b"cache-control", b"no-store"))
         await send(message)
 
     return wrapped

@@ -22,7 +22,7 @@ from kernels.environments import Environments, Generation
 from kernels.errors import AigbbError, InsufficientStorage, KernelStartFailed
 from kernels.home import Home, on_disk
 from kernels.kernel import Kernel, Launch
-from kernels.kernelspecs import Shelf
+from kernels.kernelspecs import FORK, Shelf
 from kernels.packages import Uv
 from kernels.pool import Pool
 from kernels.progress import Report, Step
@@ -306,7 +306,7 @@ class Changer:
 
     def _prepare(self, generation: Generation, snapshot: Path) -> None:
         """What a kernel of it needs to start: the kernelspec that our own pool uses, and its functions."""
-        Shelf(generation.kernelspecs, self._home.path).put(generation)
+        Shelf(generation.kernelspecs, self._home.path, FORK).put(generation)
         write_if_other(generation.pointer, str(snapshot))
 
     def _next_snapshot(self, state: State) -> int:

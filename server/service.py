@@ -47,7 +47,10 @@ class GenerationInfo:
 
 @dataclass(frozen=True)
 class Health:
-    """status is ok, or full while another execution would be refused."""
+    """status is ok, or full while another execution would be refused.
+
+    fork is ready, or says why kernels are started one by one and not forked.
+    """
 
     status: str
     kernel: str
@@ -55,6 +58,7 @@ class Health:
     snapshot: int
     functions: int
     spares: int
+    fork: str
     running: int
     waiting: int
     sessions: int
@@ -194,6 +198,7 @@ class Service:
             snapshot=serving.state.snapshot,
             functions=len(serving.state.active),
             spares=self.pool.spares,
+            fork=self.pool.forks.state,
             running=running,
             waiting=waiting,
             sessions=len(self.pool.sessions()),

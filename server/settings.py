@@ -7,15 +7,18 @@ import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from jupyter_core.paths import jupyter_data_dir
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from kernels.home import Home, write_atomically
 from kernels.pool import Limits
 from server.errors import InsecureBind
+
+# Clean kernels that are kept ready at most, where nothing else is said.
+POOL_MAX = 8
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -64,7 +67,17 @@ class Settings(BaseSettings):
     keep_generations: Annotated[
         int, Field(ge=1, description="Environments kept for rollback, the current one included")
     ] = 3
-    pool_size: Annotated[int, Field(ge=0, le=64, description="Clean kernels kept ready")] = 2
+    pool_size: Annotated[int, Field(ge=0, le=64, description="Clean kernels kept ready, at least")] = 2
+    pool_max: Annotated[
+        int | None,
+        Field(ge=0, le=256, description="Clean kernels kept ready, at most; by default 8 unless AIGBB_POOL_SIZE is 0"),
+    ] = None
+    kernel_max_age: Annotated[
+        float, Field(gt=0, description="Seconds after which a clean kernel that nobody needed is replaced")
+    ] = 3600.0
+    fork: Annotated[
+        bool, Field(description="Fork kernels from a warm parent, where the system can; else each is started")
+    ] = True
     max_running: Annotated[int, Field(ge=1, le=256, description="Executions at once")] = 4
     max_waiting: Annotated[int, Field(ge=0, description="Executions that may wait; more are refused")] = 64
     max_sessions: Annotated[int, Field(ge=0, description="Sessions open at once")] = 16
@@ -100,6 +113,12 @@ class Settings(BaseSettings):
     def _absolute(cls, value: Path | None) -> Path | None:
         return value.expanduser().absolute() if value else None
 
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.pool_max is not None and self.pool_max < self.pool_size:
+            raise ValueError(f"pool_max is {self.pool_max}, less than pool_size, which is {self.pool_size}")
+        return self
+
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach the service."""
@@ -111,7 +130,17 @@ class Settings(BaseSettings):
 
     def limits(self) -> Limits:
         """The pool's share of the settings."""
-        return Limits(self.pool_size, self.max_running, self.max_waiting, self.max_sessions, self.session_idle)
+        most = max(self.pool_size, POOL_MAX) if self.pool_size else 0
+        return Limits(
+            spares=self.pool_size,
+            max_spares=most if self.pool_max is None else self.pool_max,
+            max_age=self.kernel_max_age,
+            running=self.max_running,
+            waiting=self.max_waiting,
+            sessions=self.max_sessions,
+            idle_seconds=self.session_idle,
+            fork=self.fork,
+        )
 
     def check_bind(self) -> None:
         """Raises InsecureBind: another address than loopback needs a token that somebody chose."""

@@ -83,6 +83,9 @@ class SessionBody(Body):
         Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None,
         Field(description="A name of your own; left out, one is made"),
     ] = None
+    pinned: Annotated[
+        bool, Field(description="Keep the functions that serve now, until it is restarted; else new ones come in")
+    ] = False
 
 
 # -- answers
@@ -113,6 +116,7 @@ class ExecuteAnswer(Answer):
     fix: Annotated[dict[str, Any] | None, Field(description="The same for a program, where it can be applied by one")]
     session: str | None
     kernel: str
+    snapshot: Annotated[int | None, Field(description="Which state of the functions it ran with")]
     execution_count: int | None
     duration_ms: Annotated[float, Field(description="How long the code ran")]
     waited_ms: Annotated[float, Field(description="How long it waited for a place and a kernel")]
@@ -128,6 +132,7 @@ class SessionAnswer(Answer):
     generation: int
     state: str
     executions: int
+    pinned: bool
     created: datetime
     last_used: datetime
     expires: datetime
@@ -154,6 +159,7 @@ class HealthAnswer(Answer):
     snapshot: int
     functions: int
     spares: int
+    fork: str
     running: int
     waiting: int
     sessions: int
@@ -240,6 +246,7 @@ def execute_answer(
         fix=dict(hint.fix) if hint and hint.fix else None,
         session=session,
         kernel=kernel.name,
+        snapshot=done.snapshot,
         execution_count=done.execution_count,
         **times(done, total_ms),
         truncated=done.truncated,

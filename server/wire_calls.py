@@ -89,6 +89,7 @@ class CallAnswer(Answer):
     outputs: Annotated[list[dict[str, Any]], Field(description="What it showed, in Jupyter's notebook format")]
     session: str | None
     kernel: str
+    snapshot: Annotated[int | None, Field(description="Which state of the functions it ran with")]
     duration_ms: float
     waited_ms: float
     truncated: bool
@@ -114,6 +115,7 @@ class CallAnswer(Answer):
             outputs=[as_notebook(item) for item in execution.outputs if not isinstance(item, Stream)],
             session=session,
             kernel=called.kernel,
+            snapshot=done.snapshot,
             **times(done, called.total_ms),
             truncated=done.truncated,
             kernel_lost=done.kernel_lost,

@@ -10,13 +10,14 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import httpx2
@@ -27,11 +28,13 @@ from filelock import FileLock
 
 from kernels import sandbox
 from kernels.environments import Environments, Generation
+from kernels.forkserver import command
 from kernels.home import Home
 from kernels.kernel import Kernel, Launch
-from kernels.kernelspecs import Shelf
+from kernels.kernelspecs import FORK, Shelf
 from kernels.packages import DEFAULT_REQUIREMENTS, Lock, Uv, parse_requirements
 from kernels.progress import silent
+from kernels.provisioner import SOCKET
 from server.settings import Settings
 from server.snapshots import write_snapshot
 
@@ -118,14 +121,14 @@ def generation(home: Home, uv: Uv, default_lock: Lock) -> Generation:
             found = asyncio.run(environments.build(1, default_lock, None, silent))
             write_snapshot(home.snapshots / "1", [], {})
             found.pointer.write_text(str(home.snapshots / "1"))
-            Shelf(found.kernelspecs, home.path).put(found)
+            Shelf(found.kernelspecs, home.path, FORK).put(found)
     return found
 
 
-@pytest.fixture
-def launch(generation: Generation, home: Home, tmp_path: Path) -> Iterator[Launch]:
+@contextmanager
+def launching(generation: Generation, home: Home, folder: Path) -> Iterator[Launch]:
     """How a kernel of the shared generation starts, with folders of its own."""
-    env = sandbox.kernel_environment(generation.python, tmp_path, home.cache, {})
+    env = sandbox.kernel_environment(generation.python, folder, home.cache, {})
     with tempfile.TemporaryDirectory(prefix="aigbb-") as runtime:
         yield Launch(
             generation.kernel_name,
@@ -133,8 +136,36 @@ def launch(generation: Generation, home: Home, tmp_path: Path) -> Iterator[Launc
             generation.kernelspecs,
             {**env, "AIGBB_OWNED": "1"},
             Path(runtime),
-            tmp_path / "work",
+            folder / "work",
         )
+
+
+@pytest.fixture(scope="session")
+def warm_parent(generation: Generation, home: Home, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The socket of a parent that the shared generation's kernels can be forked from."""
+    with launching(generation, home, tmp_path_factory.mktemp("warm")) as launch, socket.socket(socket.AF_UNIX) as door:
+        address = launch.runtime / "parent"
+        door.bind(str(address))
+        door.listen()
+        argv, env = command(launch)
+        parent = subprocess.Popen(argv, env=env, stdin=door.fileno(), stdout=subprocess.DEVNULL, start_new_session=True)
+        try:
+            with socket.socket(socket.AF_UNIX) as line:
+                line.connect(str(address))
+                line.sendall(b'{"do": "refresh"}\n')
+                assert line.recv(4096) == b'{"late": {}}\n'
+            yield address
+        finally:
+            parent.kill()
+            parent.wait()
+
+
+@pytest.fixture(params=["spawned", "forked"])
+def launch(request: pytest.FixtureRequest, generation: Generation, home: Home, tmp_path: Path) -> Iterator[Launch]:
+    """How a kernel of the shared generation starts: by itself, or as a fork of a warm parent."""
+    with launching(generation, home, tmp_path) as found:
+        forked = {SOCKET: str(request.getfixturevalue("warm_parent"))} if request.param == "forked" else {}
+        yield replace(found, env={**found.env, **forked})
 
 
 @pytest.fixture

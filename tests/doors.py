@@ -113,7 +113,7 @@ def server_with(index: Index, folder: Path, cache: Path, **settings: object) -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UV_INDEX", f"{index.url}/simple")
         patch.setenv("UV_HTTP_RETRIES", "1")
-        with running_server(folder, cache, pool_size=1, **settings) as started:
+        with running_server(folder, cache, pool_size=1, pool_max=1, **settings) as started:
             patch.undo()  # it is for the service alone
             yield started
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import anyio
 import pytest
 
-from kernels.admission import Admission
+from kernels.admission import Admission, seconds_for
 from kernels.errors import PoolExhausted
 
 pytestmark = pytest.mark.anyio
@@ -90,3 +90,99 @@ async def test_a_place_is_free_again_after_an_error_inside() -> None:
         await divide(0)
     assert admission.load == (0, 0)
     assert await divide(1) == 1
+
+
+# -- fairness
+
+
+async def let_in(keys: str, running: int = 1, leave: str = "") -> str:
+    """The order in which callers get in that came in this one; those in `leave` stop waiting, once each."""
+    admission, order = Admission(running, 100), list[str]()
+
+    async def enter(key: str) -> None:
+        async with admission.admitted(key):
+            order.append(key)
+
+    async with asyncio.TaskGroup() as group, admission.admitted("first"):
+        tasks = [(key, group.create_task(enter(key))) for key in keys]
+        await until(lambda: admission.load == (1, len(keys)))
+        for gone in leave:
+            next(task for key, task in tasks if key == gone and not task.cancelling()).cancel()
+        await until(lambda: admission.load == (1, len(keys) - len(leave)))
+    assert admission.load == (0, 0)
+    assert not admission._lines, "a caller who has left costs nothing"
+    return "".join(order)
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ("aaaa", "aaaa"),
+        ("aaaab", "abaaa"),
+        ("aaaabb", "ababaa"),
+        ("aabbcc", "abcabc"),
+        ("abaca", "abcaa"),
+        ("a" * 60 + "b", "ab" + "a" * 59),
+    ],
+)
+async def test_lines_take_turns(keys: str, expected: str) -> None:
+    assert await let_in(keys) == expected
+
+
+@pytest.mark.parametrize(
+    ("keys", "leave", "expected"),
+    [("aab", "b", "aa"), ("aab", "a", "ab"), ("aabb", "aa", "bb"), ("abab", "ab", "ab")],
+)
+async def test_who_stops_waiting_is_passed_over(keys: str, leave: str, expected: str) -> None:
+    assert await let_in(keys, leave=leave) == expected
+
+
+async def test_the_same_caller_again_goes_behind_those_who_wait() -> None:
+    admission, order = Admission(1, 10), list[str]()
+
+    async def enter(key: str, times: int) -> None:
+        for _ in range(times):
+            async with admission.admitted(key):
+                order.append(key)
+
+    async with asyncio.TaskGroup() as group, admission.admitted("first"):
+        for key, times in [("a", 3), ("b", 1), ("c", 2)]:
+            group.create_task(enter(key, times))
+        await until(lambda: admission.load == (1, 3))
+    assert "".join(order) == "abcaca"
+
+
+# -- how long to wait
+
+
+@pytest.mark.parametrize(
+    ("leaving", "held", "ages", "seconds"),
+    [
+        (1, 0.0, [], 1),
+        (1, 0.0, [0.0], 1),
+        (65, 0.01, [0.0] * 4, 1),
+        (8, 2.0, [1.0, 1.0], 8),
+        (9, 1.0, [0.0, 0.0], 5),
+        (1, 0.0, [20.0], 20),
+        (1, 2.0, [20.0], 20),
+        (4, 1.0, [50.0, 0.0], 4),
+        (65, 30.0, [1.0] * 4, 60),
+    ],
+)
+def test_the_estimate_is_how_long_those_who_wait_will_take(
+    leaving: int, held: float, ages: list[float], seconds: int
+) -> None:
+    assert seconds_for(leaving, held, ages) == seconds
+
+
+async def test_who_is_refused_is_told_what_the_last_executions_took() -> None:
+    admission = Admission(1, 0)
+    async with admission.admitted():
+        await asyncio.sleep(0.01)
+    assert admission.held >= 0.01
+    async with admission.admitted():
+        admission.held = 7.5
+        with pytest.raises(PoolExhausted) as refused:
+            await admission._enter("")
+        assert refused.value.extra["retry_after"] == 8
+    assert admission.held < 7.5, "it follows what is measured"

@@ -135,6 +135,20 @@ def test_a_session_keeps_its_variables_until_it_ends(client: httpx2.Client) -> N
     problem(client.post("/execute", json={"code": "1", "session": "notes"}), 404, "session_not_found")
 
 
+def test_a_pinned_session_says_which_functions_it_ran_with(client: httpx2.Client, name: str) -> None:
+    opened = client.post("/sessions", json={"id": name, "pinned": True})
+    assert opened.json()["pinned"] is True
+    first = execute(client, "1", session=name)
+    snapshot = client.post("/register", json={"source": f"def {name}():\n    return 1\n"}).json()["snapshot"]
+    assert first["snapshot"] < snapshot
+    again = execute(client, f"'{name}' in globals()", session=name)
+    assert (again["result"], again["snapshot"]) == ("False", first["snapshot"])
+    clean = execute(client, f"{name}()")
+    assert (clean["result"], clean["snapshot"]) == ("1", snapshot)
+    assert client.post(f"/functions/{name}/call", json={}).json()["snapshot"] == snapshot
+    assert client.delete(f"/sessions/{name}").status_code == 204
+
+
 def test_a_session_sees_new_functions_before_its_next_execution(client: httpx2.Client, name: str) -> None:
     session = client.post("/sessions").json()["id"]
     execute(client, "kept = 1", session=session)
@@ -148,7 +162,7 @@ def hasty(tmp_path_factory: pytest.TempPathFactory, cache: Any) -> Iterator[Serv
     """A service with small limits."""
     folder = tmp_path_factory.mktemp("hasty")
     limits = {"max_sessions": 1, "max_running": 1, "max_waiting": 0, "session_idle": 1, "import_timeout": 3}
-    with running_server(folder, cache, pool_size=1, max_output=2048, **limits) as started:
+    with running_server(folder, cache, pool_size=1, pool_max=1, max_output=2048, **limits) as started:
         yield started
 
 
@@ -230,6 +244,37 @@ def test_faulty_requests_get_the_status_they_deserve(client: httpx2.Client) -> N
     problem(client.post("/sessions", json={"id": "a/b"}), 422, "invalid_request")
     for path in ("/functions?page=x", "/functions?per_page=0", "/history?limit=0", "/tools?format=x"):
         problem(client.get(path), 422, "invalid_request")
+
+
+# Two doors to a body: one for those who say plain `application/json`, and FastAPI's own.
+PLAIN, OTHER = ("application/json", "application/json; charset=utf-8"), ("application/x+json", "Application/JSON")
+
+
+@pytest.mark.parametrize("kind", [*PLAIN, *OTHER])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_json_is_json_by_any_name_and_in_any_encoding(client: httpx2.Client, kind: str, encoding: str) -> None:
+    body = json.dumps({"text": "ä ä ö", "top": 1}, ensure_ascii=False).encode(encoding)
+    answer = client.post("/functions/word_count/call", content=body, headers={"Content-Type": kind})
+    assert answer.json()["result"] == {"ä": 2}
+    code = json.dumps({"code": "'ö'", "timeout": "5"}, ensure_ascii=False).encode(encoding)
+    assert client.post("/execute", content=code, headers={"Content-Type": kind}).json()["result"] == "'ö'"
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["", "{", "[]", "1", '{"code": 1}', '{"cod": "1"}', '{"code": "\\ud800"}', '{"code": "1", "timeout": NaN}',
+     '{"code": "1", "timeout": -1}', '{"code": "1", "session": 5}', '{"code": "1"} 2', "[" * 5000],
+)  # fmt: skip
+@pytest.mark.parametrize("path", ["/execute", "/functions/word_count/call", "/functions/word_count/call?timeout=x"])
+def test_what_is_wrong_is_refused_alike_by_both_doors(client: httpx2.Client, path: str, body: str) -> None:
+    answers = []
+    for kind in (PLAIN[0], OTHER[0]):
+        answer = client.post(path, content=body, headers={"Content-Type": kind})
+        found = answer.json()
+        del found["request_id"]
+        answers.append((answer.status_code, answer.headers["Content-Type"], found))
+    assert answers[0] == answers[1]
+    assert answers[0][0] in (400, 422)
 
 
 def test_hostile_output_is_still_an_answer(client: httpx2.Client) -> None:

@@ -239,7 +239,7 @@ async def test_a_value_under_the_cap_is_whole_though_its_content_is_shortened(ca
 async def test_an_answer_too_large_to_be_read_keeps_its_content(
     called: Called, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kernels.kernel.MAX_MESSAGE", 100_000)
+    monkeypatch.setattr("kernels.channels.MAX_MESSAGE", 100_000)
     await called.publish(f=returning("'x' * 200_000"), well=WELL)
     execution = await called.call("f", budget=50)
     assert (execution.done.status, execution.done.truncated, execution.error) == ("ok", True, None)

@@ -21,7 +21,8 @@ from pydantic import TypeAdapter
 
 from kernels.environments import Generation
 from kernels.inside import launch
-from kernels.inside.functions import Functions, Newer, is_stale
+from kernels.inside.functions import Functions, Newer
+from kernels.inside.library import Library, is_stale
 from kernels.inside.package import PACKAGE
 from kernels.kernel import Kernel
 from kernels.kernelspecs import ALIAS, Shelf
@@ -82,7 +83,7 @@ def shell() -> Shell:
 @pytest.fixture
 def functions(shell: Shell, place: Generation) -> Functions:
     """Nothing loaded yet."""
-    return Functions(shell, place.folder)
+    return Functions(shell, Library(place.folder))
 
 
 # -- functions.py: names
@@ -505,7 +506,7 @@ def test_our_code_is_importable_without_a_path_entry(place: Generation) -> None:
 CHILD = """
 import os, runpy, sys
 launch = runpy.run_path(sys.argv[1])
-launch["die_with_parent"]()
+launch["die_with_parent"](int(os.environ["JPY_PARENT_PID"]))
 print("alive", flush=True)
 os.read(0, 1)
 """

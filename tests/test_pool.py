@@ -49,8 +49,11 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 def alive(pid: object) -> bool:
-    """Whether there is such a process."""
-    return Path(f"/proc/{pid}").exists()
+    """Whether there is such a process that has not ended, even if its parent has yet to take note of that."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 # -- clean kernels
@@ -132,6 +135,7 @@ async def test_a_caller_that_is_cancelled_while_a_kernel_starts_leaves_none(laun
 # -- limits
 
 
+@pytest.mark.parametrize("launch", ["forked"], indirect=True)
 async def test_executions_over_the_limit_wait_and_over_that_are_refused(launch: Launch) -> None:
     async with running(launch, running=1, waiting=1) as pool:
         first = asyncio.create_task(run(pool, SLEEP))
@@ -151,6 +155,7 @@ async def test_executions_over_the_limit_wait_and_over_that_are_refused(launch: 
         assert pool.admission.load == (0, 0)
 
 
+@pytest.mark.parametrize("launch", ["forked"], indirect=True)
 async def test_sessions_are_limited_and_have_one_owner_of_a_name(launch: Launch) -> None:
     async with running(launch, sessions=1) as pool:
         opening = asyncio.create_task(pool.open_session("s"))
@@ -165,11 +170,34 @@ async def test_sessions_are_limited_and_have_one_owner_of_a_name(launch: Launch)
         assert (await pool.open_session()).id not in ("s", "t", "")
 
 
+@pytest.mark.parametrize("launch", ["forked"], indirect=True)
 async def test_two_who_open_the_same_session_at_once_get_one(launch: Launch) -> None:
     async with running(launch) as pool:
         both = await asyncio.gather(pool.open_session("s"), pool.open_session("s"), return_exceptions=True)
         assert sorted(type(answer).__name__ for answer in both) == ["SessionExists", "SessionInfo"]
         await until(lambda: len(list(launch.workdir.iterdir())) == 1)
+
+
+@pytest.mark.parametrize("launch", ["forked"], indirect=True)
+async def test_sessions_and_callers_take_turns_with_who_has_many_waiting(launch: Launch) -> None:
+    async with running(launch, running=1) as pool:
+        order = list[str]()
+
+        async def enter(name: str, session: str | None, caller: str = "") -> None:
+            task = Task.code("1")
+            stream = pool.execute(task, session=session, timeout=60, max_output=999, caller=caller)
+            async with aclosing(stream):
+                order.extend([name for _ in [await anext(stream)]])
+
+        await pool.open_session("s")
+        first = asyncio.create_task(run(pool, SLEEP))
+        await until(lambda: pool.admission.load == (1, 0))
+        async with asyncio.TaskGroup() as group:
+            for name, session, caller in [("a", None, "a")] * 3 + [("s", "s", "a"), ("b", None, "b")]:
+                group.create_task(enter(name, session, caller))
+            await until(lambda: pool.admission.load == (1, 5))
+            first.cancel()
+        assert "".join(order) == "asbaa"
 
 
 # -- sessions
@@ -187,6 +215,7 @@ async def test_a_session_keeps_its_variables_also_after_an_error(launch: Launch)
         assert info.created <= info.last_used < info.expires
 
 
+@pytest.mark.parametrize("launch", ["forked"], indirect=True)
 async def test_a_session_runs_one_execution_at_a_time_in_order(launch: Launch) -> None:
     async with running(launch) as pool:
         await pool.open_session("s")
@@ -197,6 +226,7 @@ async def test_a_session_runs_one_execution_at_a_time_in_order(launch: Launch) -
         assert seen == "a begins, a ends, b begins, b ends, c begins, c ends\n"
 
 
+@pytest.mark.parametrize("launch", ["forked"], indirect=True)
 async def test_who_waits_for_a_session_takes_nobody_elses_place(launch: Launch) -> None:
     async with running(launch, running=2, waiting=2) as pool:
         await pool.open_session("s")
@@ -234,6 +264,7 @@ async def test_a_death_between_executions_is_told_once(launch: Launch) -> None:
         assert again.text("stderr") == "" and not again.done.kernel_lost
 
 
+@pytest.mark.parametrize("launch", ["forked"], indirect=True)
 async def test_an_idle_session_expires(launch: Launch) -> None:
     async with running(launch, idle_seconds=0.5) as pool:
         await pool.open_session("s")
@@ -357,6 +388,7 @@ async def test_a_spare_of_the_old_generation_that_is_still_starting_does_not_ser
         assert pool.generations() == {now[0].generation}
 
 
+@pytest.mark.parametrize("launch", ["forked"], indirect=True)
 async def test_a_task_may_run_on_another_generation_than_the_one_that_serves(launch: Launch) -> None:
     older = replace(launch, generation=launch.generation - 1)
     async with running(launch, spares=1) as pool:
@@ -370,6 +402,7 @@ async def test_a_task_may_run_on_another_generation_than_the_one_that_serves(lau
         await until(lambda: pool.generations() == {launch.generation})
 
 
+@pytest.mark.parametrize("launch", ["forked"], indirect=True)
 async def test_a_kernel_of_another_generation_that_does_not_start_costs_no_place(launch: Launch) -> None:
     async with running(launch, running=1, waiting=0) as pool:
         broken = replace(launch, name="nothing")
@@ -392,6 +425,7 @@ async def test_a_spare_has_loaded_what_calls_need_before_its_first_task(launch: 
         assert (execution.result, execution.outputs) == ("True", (Result({"text/plain": "True"}, {}),))
 
 
+@pytest.mark.parametrize("launch", ["spawned"], indirect=True)  # a fork has loaded what its parent has
 async def test_new_functions_are_loaded_by_spares_at_once(launch: Launch) -> None:
     """And not by the task that comes next: an adopted kernel, which was never asked before, shows it."""
     async with running(launch) as pool:

@@ -67,6 +67,8 @@ def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
         ("MAX_RUNNING", "0"),
         ("MAX_OUTPUT", "10"),
         ("POOL_SIZE", "-1"),
+        ("POOL_MAX", "-1"),
+        ("KERNEL_MAX_AGE", "0"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -100,8 +102,22 @@ def test_settings_do_not_change_and_do_not_show_the_token() -> None:
 
 
 def test_the_pools_share() -> None:
-    limits = Settings(pool_size=1, max_running=2, max_waiting=3, max_sessions=4, session_idle=5).limits()
-    assert limits == Limits(1, 2, 3, 4, 5.0)
+    settings = Settings(
+        pool_size=1, pool_max=6, kernel_max_age=7, max_running=2, max_waiting=3, max_sessions=4, session_idle=5
+    )
+    assert settings.limits() == Limits(1, 2, 3, 4, 5.0, max_spares=6, max_age=7.0)
+
+
+@pytest.mark.parametrize(("size", "most"), [(2, 8), (8, 8), (9, 9), (0, 0)])
+def test_spares_grow_to_eight_unless_there_are_more_or_none_to_begin_with(size: int, most: int) -> None:
+    assert Settings(pool_size=size).limits().max_spares == most
+
+
+def test_the_least_is_no_more_than_the_most() -> None:
+    assert Settings(pool_size=3, pool_max=3).limits().max_spares == 3
+    assert Settings(pool_size=0, pool_max=3).limits().max_spares == 3
+    with pytest.raises(ValidationError, match="pool_max is 2, less than pool_size, which is 3"):
+        Settings(pool_size=3, pool_max=2)
 
 
 # -- the token

@@ -2,8 +2,9 @@
 
 `aigbb_call_request` {"name", "arguments", "pinned", "budget"} is answered by `aigbb_call_reply`, one of
 {"status": "ok", "result", "content", "version"}, {"status": "refused", "errors"} and
-{"status": "error", "ename", "evalue", "traceback"}. `aigbb_prepare_request` {} is answered by {"status": "ok"}.
-What the function prints and shows goes the same way as a cell's.
+{"status": "error", "ename", "evalue", "traceback"}. `aigbb_prepare_request` {"pinned"} is answered by {"status": "ok"};
+a kernel that is pinned stays with the functions that it has then. Replies say in their metadata, as those to cells do,
+which snapshot was run with: `aigbb_snapshot`. What the function prints and shows goes the same way as a cell's.
 """
 
 import asyncio
@@ -47,6 +48,7 @@ class Calling:
             reply = self.failure(error)
         # A reply that is too large to be read is known by its metadata.
         known = {name: value for name, value in reply.items() if name != "result"}
+        known["aigbb_snapshot"] = self.functions.library.number
         self.shell.kernel.session.send(stream, "aigbb_call_reply", reply, request, identity, metadata=known)
 
     async def on_prepare(self, stream: Any, identity: Any, request: Mapping[str, Any]) -> None:
@@ -54,6 +56,8 @@ class Calling:
         from . import contract, forms  # noqa: F401
 
         self.functions.refresh()
+        self.shell.exercise()
+        self.functions.library.pinned = request["content"]["pinned"]
         self.shell.kernel.session.send(stream, "aigbb_prepare_reply", {"status": "ok"}, request, identity)
 
     async def answer(self, asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,10 @@
 """IPython extension: every registered function by name, from the first cell on, and kept current."""
 
 import contextlib
-import io
 import json
 import logging
 import os
 import sys
-import traceback
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,101 +12,44 @@ from typing import Any
 from jupyter_core.paths import jupyter_path
 
 from .calling import Calling
-from .package import PACKAGE, Package
+from .library import Library
+from .package import PACKAGE
 
 
 class Functions:
-    """Keeps the functions of the generation's current snapshot in a shell's namespace.
+    """A library's functions by name in a shell's namespace, and never in the place of what the user bound."""
 
-    Before each cell it looks at one small file; when another snapshot is named there, it loads what differs.
-    Names and environment variables that the user has set to something else are left alone.
-    """
-
-    def __init__(self, shell: Any, generation: Path) -> None:
+    def __init__(self, shell: Any, library: Library) -> None:
         self.shell = shell
-        self.pointer = str(generation / "snapshot")
-        self.seen: tuple[int, ...] = ()  # what the file system says of the pointer that was followed last
-        self.snapshot = ""
-        self.package = Package()
-        self.known: Mapping[str, Mapping[str, Any]] = {}
+        self.library = library
+        self.edition = 0
         self.offered: dict[str, Any] = {}
-        self.failures: dict[str, str] = {}
-        self.environment: dict[str, str] = {}
-        self.unsaid: list[str] = []
-        self.trouble = ""
 
     def refresh(self) -> None:
-        """Load the snapshot that the pointer names, if it is another one, and bind what has no name yet."""
-        try:
-            stat = os.stat(self.pointer)  # noqa: PTH116  # before each cell: the quickest way to see a change
-            seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-            if seen != self.seen:
-                self.follow()
-                self.seen = seen
-            self.trouble = ""
-        except OSError as error:
-            self.complain(f"{PACKAGE}: the functions could not be read ({error.strerror})")
-        self.bind()
-
-    def follow(self) -> None:
-        """Load what the pointer names. Raises OSError."""
-        snapshot = Path(self.pointer).read_text(encoding="utf-8")
-        if snapshot != self.snapshot:
-            self.load(Path(snapshot))
-            self.snapshot = snapshot
-
-    def complain(self, trouble: str) -> None:
-        """Say it once, not before every cell for as long as it lasts."""
-        if trouble != self.trouble:
-            self.unsaid.append(trouble)
-        self.trouble = trouble
-
-    def take_unsaid(self) -> list[str]:
-        """What there is to say, each line once."""
-        said, self.unsaid = self.unsaid, []
-        return said
-
-    def load(self, snapshot: Path) -> None:
-        """Show another snapshot: load what is new or changed there, withdraw what is gone."""
-        environment = json.loads((snapshot / "environment.json").read_text(encoding="utf-8"))
-        functions = json.loads((snapshot / "manifest.json").read_text(encoding="utf-8"))
-        moved = environment != self.environment
-        os.environ.update({n: v for n, v in environment.items() if self.environment.get(n) != v})
-        self.environment = environment
-        stale = {n for n, f in functions.items() if moved or n in self.failures or is_stale(f, self.known.get(n))}
-        if sys.path[0] != str(snapshot):
-            sys.path[:] = [str(snapshot), *(entry for entry in sys.path if entry not in (str(snapshot), self.snapshot))]
-        self.package.show(snapshot, functions, stale)
-        gone = (self.known.keys() | self.failures.keys()) - functions.keys()
-        self.shell.drop_by_id({n: self.offered.pop(n) for n in (stale | gone) & self.offered.keys()})
-        self.known = functions
-        for name in gone | stale:
-            self.failures.pop(name, None)
-        for name in sorted(stale):
-            self.take(name)
-
-    def take(self, name: str) -> None:
-        """Import one function; a broken one is told, and harms no other."""
-        said = io.StringIO()
-        try:
-            with contextlib.redirect_stderr(said):
-                self.offered[name] = self.package.load(name)
-        except (Exception, SystemExit) as error:
-            reason = traceback.format_exception_only(error)[-1].strip().partition("\n")[0]
-            self.failures[name] = reason
-            self.unsaid.append(f"{PACKAGE}: {name} is not available ({reason})")
-        self.unsaid += said.getvalue().splitlines()
-
-    def bind(self) -> None:
-        """Give the functions their names, wherever the user has not taken one. `%reset` loses none."""
-        missing = {n: f for n, f in self.offered.items() if n not in self.shell.user_ns}
+        """Bring the library up to date, withdraw what is gone or replaced, and bind what has no name yet."""
+        self.library.refresh()
+        if self.edition != self.library.edition:
+            functions = self.library.functions
+            self.shell.drop_by_id({n: f for n, f in self.offered.items() if functions.get(n) is not f})
+            self.offered = dict(functions)
+            self.edition = self.library.edition
+        missing = {n: f for n, f in self.offered.items() if n not in self.shell.user_ns}  # also after `%reset`
         if missing:
             self.shell.push(missing, interactive=False)
 
+    @property
+    def known(self) -> Mapping[str, Mapping[str, Any]]:
+        """The snapshot's manifest."""
+        return self.library.known
 
-def is_stale(function: Mapping[str, Any], known: Mapping[str, Any] | None) -> bool:
-    """Whether a function must be imported anew: it changed, or its file uses others that may have."""
-    return known is None or known["digest"] != function["digest"] or bool(function["uses"])
+    @property
+    def failures(self) -> Mapping[str, str]:
+        """Why a function could not be imported, by name."""
+        return self.library.failures
+
+    def take_unsaid(self) -> list[str]:
+        """What there is to say, each line once."""
+        return self.library.take_unsaid()
 
 
 class Newer:
@@ -149,13 +90,16 @@ def load_ipython_extension(shell: Any) -> None:
         # Its handler shows warnings only, but the logger makes a record of each step of each request.
         shell.kernel.log.setLevel(logging.WARNING)
     generation = Path(os.environ["AIGBB_GENERATION"])
-    functions = Functions(shell, generation)
+    # A warm parent, if the process was forked from one, has the functions already.
+    library = getattr(sys.modules.get(PACKAGE), "__library__", None) or Library(generation)
+    functions = Functions(shell, library)
+    shell.kernel.library = library
     specs = () if owned else map(Path, jupyter_path("kernels", PACKAGE, "kernel.json"))
     newer = Newer(generation, specs)
 
     def before_cell(*_: Any) -> None:
         functions.refresh()
-        for line in [*functions.take_unsaid(), *newer.news()]:
+        for line in [*library.take_unsaid(), *newer.news()]:
             print(line, file=sys.stderr)
 
     functions.refresh()

@@ -1,7 +1,7 @@
 """A kernel's main program: `python launch.py -f CONNECTION_FILE`, as the kernelspec says.
 
 Needs AIGBB_GENERATION, the folder of its environment. AIGBB_OWNED=1 says that a service owns the kernel:
-then it keeps no history file and dies with the service.
+then it keeps no history file and dies with the service. With `--warm`, it is the parent of all such kernels.
 """
 
 import ctypes
@@ -10,9 +10,11 @@ import importlib.util
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
+OWNED = "AIGBB_OWNED"
 
 
 def become_importable() -> None:
@@ -34,29 +36,44 @@ def hold(generation: Path) -> int:
     return descriptor
 
 
-def die_with_parent() -> None:
-    """Ask Linux for SIGKILL when the service ends; elsewhere ipykernel's parent poller does it."""
-    parent = int(os.environ.get("JPY_PARENT_PID", "0"))
+def die_with_parent(parent: int) -> None:
+    """Ask Linux for SIGKILL when the parent ends; elsewhere ipykernel's parent poller does it."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL, 0, 0, 0)
         if parent and os.getppid() != parent:
             os._exit(1)
 
 
+def arguments(*, owned: bool, given: Sequence[str] = ()) -> list[str]:
+    """The kernel application's command line."""
+    found = [*given, "--IPKernelApp.extra_extensions=aigbb_inside.functions"]
+    if owned:
+        # No history database, and no pause after each execution, which is there for slow terminals.
+        found += ["--HistoryManager.enabled=False", "--Kernel._execute_sleep=0"]
+    return found
+
+
 def main() -> None:
     """Prepare the process, then hand it to ipykernel."""
-    hold(Path(os.environ["AIGBB_GENERATION"]))
+    generation = Path(os.environ["AIGBB_GENERATION"])
+    lock = hold(generation)
     become_importable()
-    arguments = [*sys.argv[1:], "--IPKernelApp.extra_extensions=aigbb_inside.functions"]
-    if os.environ.get("AIGBB_OWNED") == "1":  # the extension removes it
-        die_with_parent()
-        # No history database, and no pause after each execution, which is there for slow terminals.
-        arguments += ["--HistoryManager.enabled=False", "--Kernel._execute_sleep=0"]
-        arguments += ["--IPKernelApp.outstream_class=aigbb_inside.streams.Stream"]
+    owned = os.environ.get(OWNED) == "1"  # the extension removes it
+    if owned:
+        die_with_parent(int(os.environ.get("JPY_PARENT_PID", "0")))
+    if "--warm" in sys.argv:
+        from aigbb_inside.warm import main as serve  # type: ignore[import-not-found]
 
-    from ipykernel.kernelapp import launch_new_instance
+        serve(generation, lock)
+        return
 
-    launch_new_instance(argv=arguments)
+    if not owned:
+        from aigbb_inside.relay import relay  # type: ignore[import-not-found]
+
+        relay(generation, sys.argv[1:])
+    from aigbb_inside.lean import App  # type: ignore[import-not-found]
+
+    App.launch_instance(argv=arguments(owned=owned, given=sys.argv[1:]), owned=owned)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ class Package(ModuleType):
         super().__init__(PACKAGE, "Every registered function, by name.")
         self.__path__: list[str] = []
         self.__all__: list[str] = []
+        self.__library__: Any = None  # who keeps this process's functions up to date
 
     def __setattr__(self, name: str, value: object) -> None:
         # Python would bind a function's module here after importing it; the name is the function's.

@@ -1,0 +1,268 @@
+"""The warm parent of a generation's kernels: started, kept up to date, replaced when it fails.
+
+`kernels/inside/warm.py` is its own program.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+from uuid import uuid4
+
+import structlog
+
+from kernels.home import write_atomically
+from kernels.kernel import Launch
+from kernels.messages import clean
+from kernels.provisioner import FORK_TIMEOUT, SOCKET, Line
+
+log = structlog.get_logger(__name__)
+
+# Seconds until one that does not answer is given up, and between looks at whether it does.
+HANGS, PING = 60.0, 5.0
+# Seconds in which one is ready, and in which the end of one shows that answers no more.
+STARTS, ENDS = 120.0, 1.0
+# Seconds after which a parent counts as one that lasts; the longest pause before the next one of those that do not.
+LASTING, MAX_PAUSE = 60.0, 60.0
+# Bytes by which a parent may grow beyond twice its first size: what functions imported that are gone stays in it.
+GROWTH = 256 * 1024 * 1024
+BACKLOG = 1024
+
+
+class ForkServer:
+    """The warm parent of one generation. Made by `start`, ended by `stop` or `retire`."""
+
+    def __init__(self, process: asyncio.subprocess.Process, address: Path, said: Path, sign: Path) -> None:
+        self._process = process
+        self.address = address
+        self._said = said
+        self._sign = sign
+
+    @classmethod
+    async def start(cls, launch: Launch) -> ForkServer:
+        """Start one; who asks it for a kernel before it is ready waits. Raises OSError."""
+        address = launch.runtime / f"fork-{launch.generation}-{uuid4().hex[:6]}"
+        said = address.with_suffix(".log")
+        argv, env = await asyncio.to_thread(command, launch)
+        listener = socket.socket(socket.AF_UNIX)
+        try:
+            listener.bind(str(address))
+            listener.listen(BACKLOG)
+            with await asyncio.to_thread(said.open, "wb") as words:
+                process = await asyncio.create_subprocess_exec(
+                    *argv, env=env, stdin=listener.fileno(), stdout=words, stderr=words,
+                    cwd=launch.runtime, start_new_session=True,
+                )  # fmt: skip
+        finally:
+            listener.close()
+        return cls(process, address, said, Path(env["AIGBB_GENERATION"], "warm"))
+
+    async def show(self) -> None:
+        """Let notebooks find it: their kernels are forked from it too."""
+        with suppress(OSError):  # they start then as they would without it
+            await asyncio.to_thread(write_atomically, self._sign, str(self.address))
+
+    async def hide(self) -> None:
+        """Let nobody new find it."""
+        with suppress(OSError):
+            await asyncio.to_thread(self._sign.unlink)
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
+    def memory(self) -> int:
+        """Bytes that it holds, shared ones included; 0 when it has ended."""
+        try:
+            return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        except OSError:
+            return 0
+
+    async def refresh(self) -> Mapping[str, str]:
+        """Have it import the newest functions: why some are left to each kernel, by name. Raises OSError, EOFError."""
+        line = Line(str(self.address))
+        try:
+            found: dict[str, str] = (await line.ask({"do": "refresh"}))["late"]
+            return found
+        finally:
+            line.close()
+
+    async def ended(self) -> str:
+        """Wait for its end; its last words."""
+        await self._process.wait()
+        self._process._transport.close()  # type: ignore[attr-defined]  # nothing public lets go of it
+        return await asyncio.to_thread(_last_words, self._said)
+
+    async def retire(self) -> None:
+        """Let it end with the last of the service's kernels."""
+        await self.hide()
+        with suppress(OSError, EOFError):
+            line = Line(str(self.address))
+            try:
+                await line.ask({"do": "retire"})
+            finally:
+                line.close()
+
+    async def stop(self) -> None:
+        """End it at once, and the service's kernels with it."""
+        await self.hide()
+        with suppress(ProcessLookupError):
+            self._process.kill()
+        await self._process.wait()
+
+
+class Forks:
+    """Keeps a warm parent of the generation that serves. `async with` owns it, and every kernel that it forks.
+
+    Who asks for a kernel never waits for a parent: while there is none, kernels are started one by one.
+    """
+
+    def __init__(self, launch: Callable[[], Launch], *, wanted: bool = True) -> None:
+        self._launch = launch
+        self._wanted = wanted and can_fork()
+        self._server: tuple[int, ForkServer] | None = None
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._retired: dict[asyncio.Task[str], ForkServer] = {}
+        self.reason = "" if can_fork() else "kernels can't be forked on this system"
+        self.reason = self.reason if wanted else "switched off"
+        self.late: Mapping[str, str] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        for ended, server in list(self._retired.items()):
+            await server.stop()
+            await ended
+
+    def notice(self) -> None:
+        """Another generation or snapshot serves."""
+        self._changed.set()
+        if self._wanted and self._task is None:
+            self._task = asyncio.create_task(self._keep())
+
+    @property
+    def ready(self) -> bool:
+        """Whether kernels are forked now."""
+        return self._server is not None
+
+    @property
+    def state(self) -> str:
+        """ready, or why kernels are started one by one."""
+        return "ready" if self.ready else self.reason or "starting"
+
+    @property
+    def pid(self) -> int | None:
+        """The parent's process."""
+        return self._server[1].pid if self._server else None
+
+    def through(self, launch: Launch) -> Launch:
+        """The same launch, forked where that can be."""
+        if self._server is None or self._server[0] != launch.generation:
+            return launch
+        return replace(launch, env={**launch.env, SOCKET: str(self._server[1].address)})
+
+    async def _keep(self) -> None:
+        """One parent after another, with a growing pause when they do not last."""
+        failures = 0
+        while True:
+            launch, began = self._launch(), asyncio.get_running_loop().time()
+            self.reason = await self._serve(launch)
+            if not self.reason:
+                continue
+            failures = 1 if asyncio.get_running_loop().time() - began > LASTING else failures + 1
+            log.warning("forkserver.lost", generation=launch.generation, reason=self.reason)
+            self._changed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(MAX_PAUSE, 2.0**failures - 2)):
+                    await self._changed.wait()
+
+    async def _serve(self, launch: Launch) -> str:
+        """Start a parent and keep it up to date until another is needed; what was wrong with it, if anything."""
+        try:
+            server = await ForkServer.start(launch)
+        except OSError as error:
+            return f"it could not be started: {error}"
+        ended = asyncio.create_task(server.ended())
+        reason = "the service ends"
+        try:
+            reason = await self._attend(launch.generation, server, ended)
+        finally:
+            self._server = None
+            self._retired[ended] = server
+            ended.add_done_callback(self._retired.pop)
+            if reason:
+                await server.stop()
+            else:
+                await server.retire()
+        return reason
+
+    async def _attend(self, generation: int, server: ForkServer, ended: asyncio.Task[str]) -> str:
+        size = 0
+        while True:
+            self._changed.clear()
+            if reason := await self._update(generation, server, ended):
+                return reason
+            now = await asyncio.to_thread(server.memory)
+            size = size or now
+            if now > size * 2 + GROWTH:
+                return ""
+            changed = asyncio.create_task(self._changed.wait())
+            await asyncio.wait([changed, ended], timeout=PING, return_when=asyncio.FIRST_COMPLETED)
+            changed.cancel()
+            if self._launch().generation != generation:
+                return ""
+
+    async def _update(self, generation: int, server: ForkServer, ended: asyncio.Task[str]) -> str:
+        """Have it look at the functions. One that takes long is passed over; one that takes too long is lost."""
+        asked = asyncio.create_task(server.refresh())
+        try:
+            for seconds in (FORK_TIMEOUT, HANGS) if self._server else (STARTS,):
+                await asyncio.wait([asked, ended], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+                if asked.done() or ended.done():
+                    break
+                self._server = None
+            if not asked.done() or asked.exception():
+                await asyncio.wait([ended], timeout=ENDS)
+                return f"it ended: {ended.result() or 'no words'}" if ended.done() else "it does not answer"
+        finally:
+            asked.cancel()
+        self._tell(asked.result())
+        if self._server is None:
+            self._server = generation, server
+            await server.show()
+        return ""
+
+    def _tell(self, late: Mapping[str, str]) -> None:
+        for name in late.keys() - self.late.keys():
+            log.warning("forkserver.imported_after_fork", function=name, because=late[name])
+        self.late = late
+
+
+def command(launch: Launch) -> tuple[list[str], dict[str, str]]:
+    """How a generation's parent is started: as its kernels are, but with no connection file. Raises OSError."""
+    spec = json.loads((launch.kernelspecs / launch.name / "kernel.json").read_text(encoding="utf-8"))
+    return [*spec["argv"][:2], "--warm"], {**launch.env, **spec["env"]}
+
+
+def _last_words(path: Path) -> str:
+    return clean(path.read_bytes()[-2000:].decode(errors="replace")).strip()
+
+
+def can_fork() -> bool:
+    """Whether this system has what the parent needs; elsewhere kernels are started one by one."""
+    return sys.platform == "linux" and hasattr(os, "pidfd_open")
