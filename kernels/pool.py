@@ -9,6 +9,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
+from itertools import islice
 from typing import Any, Self
 from uuid import uuid4
 from weakref import WeakSet
@@ -27,6 +28,8 @@ from kernels.tasks import Task
 log = structlog.get_logger(__name__)
 
 PREPARE_SECONDS = 30.0
+# Seconds after new functions until what can wait: whoever registered one is likely to call it at once.
+LATER = 0.5
 
 _LOST = "The session's kernel has ended since the last execution, and its variables with it.\n"
 
@@ -108,6 +111,7 @@ class Pool:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._starts: set[asyncio.Task[Kernel]] = set()
         self._kernels: WeakSet[Kernel] = WeakSet()  # all that were started; one that runs is held by the loop
+        self._refreshing: asyncio.TimerHandle | None = None
         self._closed = False
         self._changed = asyncio.Event()
 
@@ -120,6 +124,8 @@ class Pool:
         self._closed = True
         self._changed.set()
         self._spares.close()
+        if self._refreshing is not None:
+            self._refreshing.cancel()
         self._sessions.clear()
         for start in self._starts:
             start.cancel()
@@ -140,11 +146,19 @@ class Pool:
     def adopt(self, kernel: Kernel) -> None:
         """Take a rehearsed kernel as the first spare of the generation that serves now."""
         self._spares.put(kernel)
+        self.forks.notice()
         self.refresh()
         self.roll_over()
 
     def refresh(self) -> None:
-        """New functions serve: spares load them now, not while somebody waits, and so does the warm parent."""
+        """New functions serve. The next spare loads them now; the others, and the warm parent, when it is quieter."""
+        for kernel in islice(self._spares, 1):
+            self._spawn(kernel.prepare())
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+        self._refreshing = asyncio.get_running_loop().call_later(LATER, self._refresh_all)
+
+    def _refresh_all(self) -> None:
         self.forks.notice()
         for kernel in self._spares:
             self._spawn(kernel.prepare())

@@ -34,11 +34,10 @@ class Package(ModuleType):
 
     def show(self, snapshot: Path, names: Collection[str], stale: Collection[str]) -> None:
         """Be the package of this snapshot. Functions that are gone or stale are forgotten, others stay loaded."""
-        folder = str(snapshot / PACKAGE)
+        folder, before = str(snapshot / PACKAGE), self.__all__
         self.__path__, self.__all__ = [folder], sorted(names)
-        for name in {n.partition(".")[2] for n in sys.modules if n.startswith(f"{PACKAGE}.")} | self.__dict__.keys():
-            top = name.partition(".")[0]
-            if top in stale or (top.isidentifier() and not top.startswith("_") and top not in names):
+        for name in {*before, *stale, *self.__dict__}:
+            if name in stale or (not name.startswith("_") and name not in names):
                 sys.modules.pop(f"{PACKAGE}.{name}", None)
                 self.__dict__.pop(name, None)
         sys.modules[PACKAGE] = self
