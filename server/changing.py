@@ -32,7 +32,7 @@ from server.planning import Plan, Planner
 from server.publishing import Publisher
 from server.registry import Commit, Event, GenerationRow, Registry, State, Version, moment
 from server.settings import Settings
-from server.snapshots import Projection, is_whole, write_if_other, write_snapshot
+from server.snapshots import Projection, is_whole, link_ahead, write_if_other, write_snapshot
 from server.verifying import Trial, Verified, Verifier
 
 log = structlog.get_logger(__name__)
@@ -218,7 +218,8 @@ class Changer:
         try:
             with clock.stage("build"):
                 generation = await self._environment(plan, report)
-                await on_disk(self._write_snapshot, after, after.snapshot)
+                ahead = None if dry_run else self._ahead(before.snapshot)
+                await on_disk(self._write_snapshot, after, after.snapshot, ahead)
             with clock.stage("verify"):
                 start = self._begin_start(generation, after.snapshot) if plan.is_new else None
                 verified = await self._verify(generation, after, change, plan, report)
@@ -313,12 +314,17 @@ class Changer:
         taken = [int(p.name) for p in self._home.snapshots.iterdir() if p.name.isdecimal()]
         return max([state.snapshot, *taken]) + 1
 
-    def _write_snapshot(self, state: State, number: int) -> None:
+    def _ahead(self, number: int) -> Path:
+        """Where the files of a snapshot are linked ahead for the next one."""
+        return self._home.work / f"ahead-{number}"
+
+    def _write_snapshot(self, state: State, number: int, ahead: Path | None = None) -> None:
         functions = [version.function for version in state.active.values()]
         numbers = {name: version.number for name, version in state.active.items()}
         previous = self._home.snapshots / str(self._serving.state.snapshot) if self._serving else None
         try:
-            write_snapshot(self._home.snapshots / str(number), functions, state.variables_in_use(), numbers, previous)
+            variables = state.variables_in_use()
+            write_snapshot(self._home.snapshots / str(number), functions, variables, numbers, previous, ahead)
         except OSError as error:
             raise InsufficientStorage(f"The snapshot could not be written: {error.strerror}.") from error
 
@@ -349,8 +355,14 @@ class Changer:
         in_use = {self.serving.generation.number, *self._pool.generations()}
         try:
             await asyncio.to_thread(self._publisher.prune, self.serving.state, in_use)
+            await asyncio.to_thread(self._link_ahead, self.serving.state.snapshot)
         except OSError as error:
             log.warning("prune.failed", error=str(error))
+
+    def _link_ahead(self, number: int) -> None:
+        for old in self._home.work.glob("ahead-*"):
+            shutil.rmtree(old, ignore_errors=True)
+        link_ahead(self._home.snapshots / str(number), self._ahead(number))
 
     async def finish(self) -> None:
         """Delete what is old, which otherwise goes on behind the last change."""

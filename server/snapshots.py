@@ -88,24 +88,31 @@ def write_snapshot(
     variables: Mapping[str, str],
     numbers: Mapping[str, int] | None = None,
     previous: Path | None = None,
+    ahead: Path | None = None,
 ) -> None:
     """Write a snapshot under a name of its own, then rename it: a folder with a number is whole.
 
     numbers are the functions' versions, by name. Files that are the same in `previous` are linked from there.
+    ahead is used up, if it is there: what `link_ahead` made of `previous`.
     """
     aside = folder.with_name(f".writing-{folder.name}")
     for left in (aside, folder):
         shutil.rmtree(left, ignore_errors=not left.exists())
     package = aside / PACKAGE
-    package.mkdir(parents=True, mode=0o700)
+    linked = _use(ahead, aside, {f"{f.name}.py" for f in functions})
     manifest = {f.name: _known(f, numbers or {}) for f in functions}
     before = _manifest(previous)
     there, here = f"{previous}/{PACKAGE}/", f"{package}/"
     for function in functions:
         file = f"{function.name}.py"
+        source = function.source.encode()
+        if linked and _holds(here + file, source):
+            continue
+        if linked:
+            Path(here, file).unlink(missing_ok=True)  # never written to: others share it
         same = before.get(function.name, {}).get("digest") == manifest[function.name]["digest"]
-        if not (same and _linked(there + file, here + file, function.source.encode())):
-            Path(here, file).write_bytes(function.source.encode())
+        if not (same and _linked(there + file, here + file, source)):
+            Path(here, file).write_bytes(source)
     (package / "__init__.py").write_text(render_init(f.name for f in functions), encoding="utf-8")
     # Not forced to the disk: after a power cut, `is_whole` tells what has to be written again.
     (aside / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
@@ -143,19 +150,50 @@ def _manifest(snapshot: Path | None) -> dict[str, Any]:
     return found
 
 
-def _linked(there: str, here: str, source: bytes) -> bool:
-    """Whether the file is shared now. One that a kernel has tampered with is not passed on.
+def link_ahead(snapshot: Path, folder: Path) -> None:
+    """Link a snapshot's files into a folder, which the next snapshot is then made of: most of them stay the same."""
+    aside = folder.with_name(f".linking-{folder.name}")
+    for left in (aside, folder):
+        shutil.rmtree(left, ignore_errors=True)
+    (aside / PACKAGE).mkdir(parents=True, mode=0o700)
+    for file in (snapshot / PACKAGE).glob("*.py"):
+        if file.name != "__init__.py":
+            os.link(file, aside / PACKAGE / file.name)
+    aside.rename(folder)
 
-    Done for each function at each registration: paths are text, and nothing is buffered.
-    """
+
+def _use(ahead: Path | None, folder: Path, files: Collection[str]) -> bool:
+    """Make the folder of what was linked ahead, without what is gone. False where there was nothing."""
     try:
-        with open(there, "rb", buffering=0) as file:  # noqa: PTH123
-            if file.read() != source:
-                return False
+        if ahead is not None:
+            ahead.rename(folder)
+            for name in set(os.listdir(folder / PACKAGE)) - set(files):  # noqa: PTH208
+                (folder / PACKAGE / name).unlink()
+            return True
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+    (folder / PACKAGE).mkdir(parents=True, mode=0o700)
+    return False
+
+
+def _linked(there: str, here: str, source: bytes) -> bool:
+    """Whether the file is shared now. One that a kernel has tampered with is not passed on."""
+    try:
+        if not _holds(there, source):
+            return False
         os.link(there, here)
     except OSError:
-        return False  # gone, or a disk that has no links: it is written anew
+        return False  # a disk that has no links: it is written anew
     return True
+
+
+def _holds(path: str, source: bytes) -> bool:
+    """Whether a file holds this. Asked for each function at each registration: nothing is buffered."""
+    try:
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+            return file.read() == source
+    except OSError:
+        return False
 
 
 def prune_snapshots(folder: Path, keep: Collection[int], newest: int) -> None:

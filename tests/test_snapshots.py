@@ -22,6 +22,7 @@ from server.snapshots import (
     Projection,
     digest_of,
     is_whole,
+    link_ahead,
     prune_snapshots,
     render_init,
     sweep_snapshots,
@@ -258,6 +259,34 @@ def numbered(folder: Path, *names: str) -> None:
 def names_in(folder: Path) -> set[str]:
     """What there is."""
     return {path.name for path in folder.iterdir()}
+
+
+def test_what_was_linked_ahead_is_used_up_and_only_what_is_the_same_is_shared(tmp_path: Path) -> None:
+    write_snapshot(tmp_path / "1", functions("kept", "gone", changed="def changed(): return 1\n"), {})
+    link_ahead(tmp_path / "1", tmp_path / "ahead-1")
+    after = functions("kept", "new", changed="def changed(): return 2\n")
+    write_snapshot(tmp_path / "2", after, {}, {}, tmp_path / "1", tmp_path / "ahead-1")
+    old, new = tmp_path / "1" / "aigbb_functions", tmp_path / "2" / "aigbb_functions"
+    assert sorted(path.name for path in new.iterdir()) == ["__init__.py", "changed.py", "kept.py", "new.py"]
+    assert (new / "kept.py").stat().st_ino == (old / "kept.py").stat().st_ino
+    assert (new / "changed.py").read_text() == "def changed(): return 2\n"
+    assert (old / "changed.py").read_text() == "def changed(): return 1\n"
+    assert {path.name for path in tmp_path.iterdir()} == {"1", "2"}
+
+
+def test_what_was_tampered_with_after_it_was_linked_ahead_is_not_passed_on(tmp_path: Path) -> None:
+    write_snapshot(tmp_path / "1", functions(f="def f(): return 1\n"), {})
+    link_ahead(tmp_path / "1", tmp_path / "ahead-1")
+    (tmp_path / "1" / "aigbb_functions" / "f.py").write_text("def f(): return 'bad'\n")
+    write_snapshot(tmp_path / "2", functions(f="def f(): return 1\n"), {}, {}, tmp_path / "1", tmp_path / "ahead-1")
+    assert (tmp_path / "2" / "aigbb_functions" / "f.py").read_text() == "def f(): return 1\n"
+    assert (tmp_path / "1" / "aigbb_functions" / "f.py").read_text() == "def f(): return 'bad'\n"
+
+
+def test_without_what_was_linked_ahead_a_snapshot_is_the_same(tmp_path: Path) -> None:
+    write_snapshot(tmp_path / "1", functions("f"), {})
+    write_snapshot(tmp_path / "2", functions("f"), {}, {}, tmp_path / "1", tmp_path / "ahead-1")
+    assert sorted(path.name for path in (tmp_path / "2" / "aigbb_functions").iterdir()) == ["__init__.py", "f.py"]
 
 
 def test_pruning_deletes_old_snapshots_that_are_not_kept(tmp_path: Path) -> None:
