@@ -359,9 +359,12 @@ class Changer:
         except OSError as error:
             log.warning("prune.failed", error=str(error))
 
-    def _link_ahead(self, number: int) -> None:
+    def _drop_ahead(self) -> None:
         for old in self._home.work.glob("ahead-*"):
             shutil.rmtree(old, ignore_errors=True)
+
+    def _link_ahead(self, number: int) -> None:
+        self._drop_ahead()
         link_ahead(self._home.snapshots / str(number), self._ahead(number))
 
     async def finish(self) -> None:
@@ -371,6 +374,7 @@ class Changer:
             self._begin_pruning()
         if self._pruning is not None:
             await self._pruning
+        await asyncio.to_thread(self._drop_ahead)
 
 
 def _milliseconds(start: float) -> float:
