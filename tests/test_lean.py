@@ -6,8 +6,9 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -212,15 +213,66 @@ def test_an_interrupt_ends_a_cell(talk: Talk, code: str) -> None:
     assert talk.text("print('next')") == "next\n"
 
 
-def test_an_interrupt_between_two_messages_breaks_none(talk: Talk) -> None:
-    def interrupt(message: Message) -> None:
-        if message["msg_type"] == "display_data" and message["content"]["data"]["text/plain"] == "9":
-            talk.manager.interrupt_kernel()
+def test_an_interrupt_breaks_no_message(talk: Talk) -> None:
+    # The signal comes from a thread, at any moment of the sending of thousands of messages.
+    code = """
+import itertools, os, signal, threading, time
+for n in range(200):
+    timer = threading.Timer(0.001 + n * 1e-5, signal.raise_signal, [signal.SIGINT])
+    try:
+        timer.start()
+        for m in itertools.count():
+            display(m)
+    except KeyboardInterrupt:
+        timer.join()
+        print(n, flush=True)
+"""
+    reply, published = talk.ask(talk.client.execute(code))  # a broken message would have the client raise
+    assert reply["status"] == "ok"
+    assert text_of(published).split() == [str(n) for n in range(200)]
+    assert interrupted_in_order(published)
 
-    code = "for n in __import__('itertools').count():\n    display(n); print(n, flush=True)"
-    for _ in range(10):
-        assert talk.ask(talk.client.execute(code), interrupt)[0]["ename"] == "KeyboardInterrupt"
+
+def interrupted_in_order(published: list[Message]) -> bool:
+    """Whether the numbers shown begin at 0 again and again, and none is missing."""
+    shown = [int(m["content"]["data"]["text/plain"]) for m in published if m["msg_type"] == "display_data"]
+    return all(then in (0, now + 1) for now, then in pairwise(shown))
+
+
+def test_what_another_signal_raises_breaks_one_message_at_most(talk: Talk) -> None:
+    code = """
+import signal
+class Alarm(Exception):
+    pass
+def ring(*_):
+    raise Alarm
+old = signal.signal(signal.SIGALRM, ring)
+for n in range(300):
+    print(n, flush=True)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0005 + n * 1e-6)
+        for _ in range(30):
+            display(n)
+    except Alarm:
+        pass
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+signal.signal(signal.SIGALRM, old)
+"""
+    request, heard = talk.client.execute(code), list[Message]()
+    for _ in range(301):
+        with suppress(ValueError, TypeError):  # what a broken message has the client raise
+            assert talk.ask(request, heard.append)[0]["status"] == "ok"
+            break
+    assert text_of(heard).split() == [str(n) for n in range(300)]
     assert talk.text("print('next')") == "next\n"
+
+
+def test_an_interrupt_is_shown_where_it_came(talk: Talk) -> None:
+    request = talk.client.execute("print('begun', flush=True)\nwhile True: pass")
+    reply, _ = talk.ask(request, lambda m: talk.manager.interrupt_kernel() if m["msg_type"] == "stream" else None)
+    assert reply["ename"] == "KeyboardInterrupt"
+    assert not [line for line in reply["traceback"] if "on_interrupt" in line]
 
 
 def test_input_is_asked_of_the_client(talk: Talk) -> None:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from hmac import compare_digest
+from signal import SIGINT, signal
 from threading import Thread, current_thread
 from typing import Any
 from uuid import uuid4
@@ -28,7 +29,7 @@ from jupyter_client.adapter import adapt
 from jupyter_client.jsonutil import json_default
 from traitlets import Bool, Callable, DottedObjectName, Type, default
 
-from .streams import MAX_WAITING, Publisher, ReplyStream, Stream
+from .streams import MAX_WAITING, Publisher, ReplyStream, Shield, Stream
 
 ENCODER = json.JSONEncoder(default=json_default, ensure_ascii=False, allow_nan=False)
 
@@ -175,6 +176,16 @@ class Shell(ZMQInteractiveShell):
             self.run_cell("0", store_history=False, silent=True)
             self.display_formatter.format(0)
 
+    def _get_exc_info(self, exc_tuple: Any = None) -> Any:
+        """The exception that is to be shown. An interrupt came where it came, not in its handler."""
+        found = super()._get_exc_info(exc_tuple)
+        last = found[2] if isinstance(found[1], KeyboardInterrupt) else None
+        while last is not None and last.tb_next is not None:
+            if last.tb_next.tb_frame.f_code is Shield.on_interrupt.__code__:
+                last.tb_next = None
+            last = last.tb_next
+        return found
+
     def _tee(self, channel: Any) -> Any:
         if self.history_manager.enabled:
             return super()._tee(channel)
@@ -252,8 +263,14 @@ class Kernel(IPythonKernel):
         if not self._supports_kernel_subshells:
             stream = self.shell_stream
             stream.io_loop.remove_handler(stream.socket)
-            self.shell_stream = ReplyStream(stream.socket, stream.io_loop)
+            self.shell_stream = ReplyStream(stream.socket, stream.io_loop, self.iopub_thread.shield)
         super().start()
+
+    def pre_handler_hook(self) -> None:
+        """Before a request that may be interrupted."""
+        shield = self.iopub_thread.shield
+        shield.lower()
+        self.saved_sigint_handler = signal(SIGINT, shield.on_interrupt)
 
     async def poll_stopped_queue(self) -> None:
         """Wait for a debugger, if there is one."""

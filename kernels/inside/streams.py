@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from io import StringIO
 from itertools import repeat
+from operator import length_hint
 from typing import Any
 
 import zmq
@@ -21,8 +22,9 @@ from zmq.eventloop.zmqstream import ZMQStream
 MAX_WAITING = 64
 # How long that lasts, in milliseconds, until a subscriber that reads nothing loses messages instead.
 PATIENCE = 60_000
-# How long each message waits while one has stalled: nobody can say who it is, and the others need time to read.
-STALLED_PATIENCE = 10
+# How long one try to send takes. While a subscriber has stalled, each message has just one: nobody can say who it is,
+# and the others need time to read. An interrupt is noticed between two.
+TRY = 10
 # Characters in one message of a stream, and gathered for the next one.
 MAX_TEXT = 1 << 18
 # How many reads empty a full pipe.
@@ -30,26 +32,72 @@ PIPE_READS = (1 << 16) // PIPE_BUFFER_SIZE + 1
 # From this many bytes on, frames are sent without being copied.
 LARGE = 1 << 16
 # As plain ints: arithmetic with flags makes objects.
-READABLE, MORE, EVENTS = int(zmq.POLLIN), int(zmq.SNDMORE), int(zmq.EVENTS)
+READABLE, MORE, NOBLOCK, EVENTS = int(zmq.POLLIN), int(zmq.SNDMORE), int(zmq.NOBLOCK), int(zmq.EVENTS)
 
 
 def transmit(socket: Any, frames: list[Any]) -> None:
-    """Hand all frames of a message to zmq, or none. Raises zmq.ZMQError."""
+    """Hand all frames of a message to zmq, or none. Raises zmq.ZMQError.
+
+    zmq runs the handlers of signals, also between two frames. What one of them raises breaks this message, but no more.
+    """
     copy = max(map(len, frames)) < LARGE
-    # The method in C: through `map`, no signal comes between two frames, as an interrupt may in a loop.
-    send = super(zmq.Socket, socket).send
-    deque(map(send, frames, [MORE] * (len(frames) - 1) + [0], repeat(copy)), 0)
+    send = super(zmq.Socket, socket).send  # the method in C
+    left = iter(frames)
+    try:
+        deque(map(send, left, [MORE] * (len(frames) - 1) + [0], repeat(copy)), 0)
+    except zmq.ZMQError:
+        raise  # the first frame is the only one that may be refused
+    except BaseException:
+        if length_hint(left) < len(frames):
+            with suppress(zmq.ZMQError):
+                send(b"", NOBLOCK)  # or the next message would be taken for the rest of this one
+        raise
+
+
+class Shield:
+    """While it is held, an interrupt waits, and a message is sent whole. For the thread that made it, the main one."""
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+        self.lower()
+
+    def lower(self) -> None:
+        """Hold it no more, and forget what came meanwhile."""
+        self.depth = 0
+        self.interrupted = False
+
+    def __enter__(self) -> None:
+        if threading.get_ident() == self.thread:
+            self.depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        if threading.get_ident() == self.thread:
+            self.depth -= 1
+            if self.interrupted and not self.depth:
+                self.interrupted = False
+                raise KeyboardInterrupt
+
+    def on_interrupt(self, *_: object) -> None:
+        """The handler of SIGINT. Raises KeyboardInterrupt, as Python's own does, now or when it is held no more."""
+        if not self.depth or threading.get_ident() != self.thread:
+            raise KeyboardInterrupt
+        self.interrupted = True
 
 
 class ReplyStream(ZMQStream):
     """pyzmq's own, but a reply is sent at once, not queued for the loop: saves 0.05 ms."""
+
+    def __init__(self, socket: Any, io_loop: Any, shield: Shield) -> None:
+        super().__init__(socket, io_loop)
+        self.shield = shield
 
     def send_multipart(self, msg: Any, *args: Any, **options: Any) -> None:
         """Send now. For the thread of the loop only."""
         if self.sending():
             super().send_multipart(msg, *args, **options)
             return
-        transmit(self.socket, msg)
+        with self.shield:
+            transmit(self.socket, msg)
         self._update_handler(READABLE)  # sending may have taken the sign that a request has come
 
 
@@ -63,10 +111,11 @@ class Publisher(IOPubThread):
     def __init__(self, socket: Any, session: Any, lossless: bool) -> None:
         self.lock = threading.RLock()
         self.sender = 0  # the thread that is sending
+        self.shield = Shield()
         self.stalled = False
         if lossless:
             socket.xpub_nodrop = True
-            socket.sndtimeo = PATIENCE
+            socket.sndtimeo = TRY
         super().__init__(socket, pipe=True, session=session)
         os.register_at_fork(after_in_child=self.forget_lock)
 
@@ -89,9 +138,10 @@ class Publisher(IOPubThread):
         with self.lock:
             self.sender = threading.get_ident()
             try:
-                self.send_frames(frames)
-                if self.socket.get(EVENTS) & READABLE:  # sending may have taken the sign that the thread waits for
-                    self.welcome()
+                with self.shield:
+                    self.send_frames(frames)
+                    if self.socket.get(EVENTS) & READABLE:  # sending may have taken the sign that the thread waits for
+                        self.welcome()
             except (AttributeError, zmq.ZMQError) as error:
                 if isinstance(error, zmq.ZMQError) and error.errno not in (zmq.ENOTSOCK, zmq.ETERM):
                     raise  # otherwise the kernel is ending
@@ -100,21 +150,21 @@ class Publisher(IOPubThread):
 
     def send_frames(self, frames: list[Any]) -> None:
         """Send all frames, or none. A subscriber that has stalled loses this message and those until it reads."""
+        for _ in range(1 if self.stalled else PATIENCE // TRY):
+            try:
+                transmit(self.socket, frames)
+            except zmq.Again:
+                if self.shield.interrupted:
+                    return
+            else:
+                self.stalled = False
+                return
+        self.stalled = True
+        self.socket.xpub_nodrop = False
         try:
             transmit(self.socket, frames)
-        except zmq.Again:
-            self.socket.xpub_nodrop = False
-            transmit(self.socket, frames)
+        finally:
             self.socket.xpub_nodrop = True
-            self.be_patient(False)
-        else:
-            if self.stalled:
-                self.be_patient(True)
-
-    def be_patient(self, patient: bool) -> None:
-        """Whether to wait for slow subscribers."""
-        self.stalled = not patient
-        self.socket.sndtimeo = PATIENCE if patient else STALLED_PATIENCE
 
     def welcome(self) -> None:
         """Tell new subscribers that they will hear what comes now."""
