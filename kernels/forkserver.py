@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
 from uuid import uuid4
 
 import structlog
@@ -121,7 +120,7 @@ class ForkServer:
 
 
 class Forks:
-    """Keeps a warm parent of the generation that serves. `async with` owns it, and every kernel that it forks.
+    """Keeps a warm parent of the generation that serves. `close` ends it, and every kernel that it forks.
 
     Who asks for a kernel never waits for a parent: while there is none, kernels are started one by one.
     """
@@ -137,10 +136,8 @@ class Forks:
         self.reason = self.reason if wanted else "switched off"
         self.late: Mapping[str, str] = {}
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
+    async def close(self) -> None:
+        """End the parents, and every kernel of the service that they forked."""
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):

@@ -132,7 +132,7 @@ class Kernel:
             if self._run is run and (run.over.done() or self._ended.done()):
                 self._run = None
 
-    async def prepare(self, *, pinned: bool = False) -> None:
+    def prepare(self, *, pinned: bool = False) -> None:
         """Have an idle kernel load now what its next task needs: new functions, and what calls are made with.
 
         pinned: to stay with those functions. Not waited for: a kernel takes its requests one after the other.

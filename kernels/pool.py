@@ -131,7 +131,7 @@ class Pool:
             start.cancel()
         await asyncio.gather(*self._starts, return_exceptions=True)
         await asyncio.gather(*(kernel.stop() for kernel in list(self._kernels)))
-        await self.forks.__aexit__()
+        await self.forks.close()
         while self._tasks:
             await asyncio.wait(self._tasks)
         self._context.term()
@@ -153,7 +153,7 @@ class Pool:
     def refresh(self) -> None:
         """New functions serve. The next spare loads them now; the others, and the warm parent, when it is quieter."""
         for kernel in islice(self._spares, 1):
-            self._spawn(kernel.prepare())
+            kernel.prepare()
         if self._refreshing is not None:
             self._refreshing.cancel()
         self._refreshing = asyncio.get_running_loop().call_later(LATER, self._refresh_all)
@@ -161,7 +161,7 @@ class Pool:
     def _refresh_all(self) -> None:
         self.forks.notice()
         for kernel in self._spares:
-            self._spawn(kernel.prepare())
+            kernel.prepare()
 
     async def execute(
         self,
@@ -231,7 +231,7 @@ class Pool:
             raise SessionExists(f"There is a session {identity!r} already.")
         self._sessions[identity] = _Session(identity, kernel, pinned)
         if pinned:
-            await kernel.prepare(pinned=True)
+            kernel.prepare(pinned=True)
         self._changed.set()
         return self._info(self._sessions[identity])
 
@@ -329,7 +329,7 @@ class Pool:
             raise
         old, session.kernel, session.told = session.kernel, kernel, False
         if session.pinned:
-            await kernel.prepare(pinned=True)
+            kernel.prepare(pinned=True)
         self._spawn(old.stop())
 
     def _check_open(self, session: _Session) -> None:

@@ -24,7 +24,7 @@ from kernels.home import Home, on_disk
 from kernels.kernel import Kernel, Launch
 from kernels.kernelspecs import FORK, Shelf
 from kernels.packages import Uv
-from kernels.pool import Pool
+from kernels.pool import LATER, Pool
 from kernels.progress import Report, Step
 from kernels.standby import Standby
 from server.functions import Parsed, Warn
@@ -32,13 +32,10 @@ from server.planning import Plan, Planner
 from server.publishing import Publisher
 from server.registry import Commit, Event, GenerationRow, Registry, State, Version, moment
 from server.settings import Settings
-from server.snapshots import Projection, is_whole, link_ahead, write_if_other, write_snapshot
+from server.snapshots import Projection, is_whole, link_files, write_if_other, write_snapshot
 from server.verifying import Trial, Verified, Verifier
 
 log = structlog.get_logger(__name__)
-
-# Seconds after a change until what can wait: whoever made it is likely to call what it made at once.
-LATER = 0.5
 
 
 @dataclass(frozen=True)
@@ -133,7 +130,7 @@ class Changer:
             settings.keep_generations,
         )
         self._soon: asyncio.TimerHandle | None = None
-        self._pruning: asyncio.Task[None] | None = None
+        self._tidying: asyncio.Task[None] | None = None
         self._serving: Serving | None = None
 
     async def __aenter__(self) -> Self:
@@ -342,38 +339,45 @@ class Changer:
         warnings = await self._publisher.publish(self.serving.state, self.serving.generation, names, report)
         if self._soon is not None:
             self._soon.cancel()
-        self._soon = asyncio.get_running_loop().call_later(LATER, self._begin_pruning)
+        self._soon = asyncio.get_running_loop().call_later(LATER, self._begin_tidying)
         return warnings
 
-    def _begin_pruning(self) -> None:
+    def _begin_tidying(self) -> None:
         self._soon = None
-        self._pruning = asyncio.create_task(self._prune(self._pruning))
+        self._tidying = asyncio.create_task(self._tidy(self._tidying))
 
-    async def _prune(self, before: asyncio.Task[None] | None) -> None:
+    async def _tidy(self, before: asyncio.Task[None] | None) -> None:
+        """Delete what is old, and link what serves ahead of the next change."""
         if before is not None:
             await before
+        await self._prune()
+        await asyncio.to_thread(self._link_ahead, self.serving.state.snapshot)
+
+    async def _prune(self) -> None:
         in_use = {self.serving.generation.number, *self._pool.generations()}
         try:
             await asyncio.to_thread(self._publisher.prune, self.serving.state, in_use)
-            await asyncio.to_thread(self._link_ahead, self.serving.state.snapshot)
         except OSError as error:
             log.warning("prune.failed", error=str(error))
+
+    def _link_ahead(self, number: int) -> None:
+        self._drop_ahead()
+        try:
+            link_files(self._home.snapshots / str(number), self._ahead(number))
+        except OSError as error:
+            log.debug("link_ahead.failed", error=str(error))  # the next snapshot's files are written, then
 
     def _drop_ahead(self) -> None:
         for old in self._home.work.glob("ahead-*"):
             shutil.rmtree(old, ignore_errors=True)
 
-    def _link_ahead(self, number: int) -> None:
-        self._drop_ahead()
-        link_ahead(self._home.snapshots / str(number), self._ahead(number))
-
     async def finish(self) -> None:
         """Delete what is old, which otherwise goes on behind the last change."""
+        if self._tidying is not None:
+            await self._tidying
         if self._soon is not None:
             self._soon.cancel()
-            self._begin_pruning()
-        if self._pruning is not None:
-            await self._pruning
+            await self._prune()
         await asyncio.to_thread(self._drop_ahead)
 
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from kernels.errors import AigbbError
+from kernels.pool import LATER
 from kernels.progress import Report
 from kernels.standby import Standby
-from server.changing import LATER, Applied, Change, Changer, Clock, Serving
+from server.changing import Applied, Change, Changer, Clock, Serving
 from server.errors import FunctionNotFound, MissingEnv, NameClash, StaleVersion, UnknownVersion
 from server.functions import Draft, Function, Parsed, Warn, parse_all, start_reader
 from server.registry import Event, Registry, State, Version

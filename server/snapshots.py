@@ -92,29 +92,24 @@ def write_snapshot(
 ) -> None:
     """Write a snapshot under a name of its own, then rename it: a folder with a number is whole.
 
-    numbers are the functions' versions, by name. Files that are the same in `previous` are linked from there.
-    ahead is used up, if it is there: what `link_ahead` made of `previous`.
+    numbers are the functions' versions, by name. previous is a snapshot most of whose files are the same, ahead what
+    `link_files` made of it, which is used up; what is the same is linked, not written.
     """
     aside = folder.with_name(f".writing-{folder.name}")
     for left in (aside, folder):
         shutil.rmtree(left, ignore_errors=not left.exists())
-    package = aside / PACKAGE
-    linked = _use(ahead, aside, {f"{f.name}.py" for f in functions})
-    manifest = {f.name: _known(f, numbers or {}) for f in functions}
-    before = _manifest(previous)
-    there, here = f"{previous}/{PACKAGE}/", f"{package}/"
+    _begin(aside, previous, ahead)
+    package = f"{aside}/{PACKAGE}/"
+    for name in set(os.listdir(package)) - {f"{f.name}.py" for f in functions}:  # noqa: PTH208
+        Path(package, name).unlink()
     for function in functions:
-        file = f"{function.name}.py"
-        source = function.source.encode()
-        if linked and _holds(here + file, source):
-            continue
-        if linked:
-            Path(here, file).unlink(missing_ok=True)  # never written to: others share it
-        same = before.get(function.name, {}).get("digest") == manifest[function.name]["digest"]
-        if not (same and _linked(there + file, here + file, source)):
-            Path(here, file).write_bytes(source)
-    (package / "__init__.py").write_text(render_init(f.name for f in functions), encoding="utf-8")
+        path, source = f"{package}{function.name}.py", function.source.encode()
+        if not _holds(path, source):
+            Path(path).unlink(missing_ok=True)  # never written to: others share it
+            Path(path).write_bytes(source)
+    Path(package, "__init__.py").write_text(render_init(f.name for f in functions), encoding="utf-8")
     # Not forced to the disk: after a power cut, `is_whole` tells what has to be written again.
+    manifest = {f.name: _known(f, numbers or {}) for f in functions}
     (aside / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     descriptor = os.open(aside / "environment.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as secrets:
@@ -122,10 +117,36 @@ def write_snapshot(
     aside.rename(folder)
 
 
+def link_files(snapshot: Path, folder: Path) -> None:
+    """Link a snapshot's files into a folder, which the next snapshot is then made of: most of them stay the same."""
+    aside = folder.with_name(f".linking-{folder.name}")
+    for left in (aside, folder):
+        shutil.rmtree(left, ignore_errors=True)
+    (aside / PACKAGE).mkdir(parents=True, mode=0o700)
+    for file in (snapshot / PACKAGE).glob("*.py"):
+        if file.name != "__init__.py":
+            os.link(file, aside / PACKAGE / file.name)
+    aside.rename(folder)
+
+
+def _begin(folder: Path, previous: Path | None, ahead: Path | None) -> None:
+    """Make the folder of a new snapshot, with the files of the previous one if they can be linked."""
+    try:
+        if ahead is not None and ahead.exists():
+            ahead.rename(folder)
+            return
+        if previous is not None:
+            link_files(previous, folder)
+            return
+    except OSError:  # a disk without links, or a file that somebody took away: all is written
+        shutil.rmtree(folder, ignore_errors=True)
+    (folder / PACKAGE).mkdir(parents=True, mode=0o700)
+
+
 def is_whole(folder: Path, functions: Collection[Function], variables: Mapping[str, str]) -> bool:
     """Whether a snapshot holds all that was written, as it was written."""
     try:
-        manifest = _manifest(folder)
+        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_bytes())
         same = json.loads((folder / "environment.json").read_bytes()) == dict(variables)
         sources = {f.name: (folder / PACKAGE / f"{f.name}.py").read_bytes() for f in functions}
     except (OSError, ValueError):
@@ -142,49 +163,6 @@ def _known(function: Function, numbers: Mapping[str, int]) -> dict[str, Any]:
         "written": list(function.written),
         "declared": function.declared.parameters is not None,
     }
-
-
-def _manifest(snapshot: Path | None) -> dict[str, Any]:
-    file = snapshot / "manifest.json" if snapshot else None
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file and file.exists() else {}
-    return found
-
-
-def link_ahead(snapshot: Path, folder: Path) -> None:
-    """Link a snapshot's files into a folder, which the next snapshot is then made of: most of them stay the same."""
-    aside = folder.with_name(f".linking-{folder.name}")
-    for left in (aside, folder):
-        shutil.rmtree(left, ignore_errors=True)
-    (aside / PACKAGE).mkdir(parents=True, mode=0o700)
-    for file in (snapshot / PACKAGE).glob("*.py"):
-        if file.name != "__init__.py":
-            os.link(file, aside / PACKAGE / file.name)
-    aside.rename(folder)
-
-
-def _use(ahead: Path | None, folder: Path, files: Collection[str]) -> bool:
-    """Make the folder of what was linked ahead, without what is gone. False where there was nothing."""
-    try:
-        if ahead is not None:
-            ahead.rename(folder)
-            for name in set(os.listdir(folder / PACKAGE)) - set(files):  # noqa: PTH208
-                (folder / PACKAGE / name).unlink()
-            return True
-    except OSError:
-        shutil.rmtree(folder, ignore_errors=True)
-    (folder / PACKAGE).mkdir(parents=True, mode=0o700)
-    return False
-
-
-def _linked(there: str, here: str, source: bytes) -> bool:
-    """Whether the file is shared now. One that a kernel has tampered with is not passed on."""
-    try:
-        if not _holds(there, source):
-            return False
-        os.link(there, here)
-    except OSError:
-        return False  # a disk that has no links: it is written anew
-    return True
 
 
 def _holds(path: str, source: bytes) -> bool:

@@ -782,7 +782,7 @@ async def test_a_sessions_state_is_the_functions_too(called: Called) -> None:
 async def test_a_prepared_kernel_has_loaded_what_its_next_call_needs(called: Called, tmp_path: Path) -> None:
     mark = tmp_path / "imported"
     await called.publish(f=f"from pathlib import Path\nPath({str(mark)!r}).touch()\ndef f(n: int):\n    return n\n")
-    await called.kernel.prepare()
+    called.kernel.prepare()
     with anyio.fail_after(30):
         while not mark.exists():
             await asyncio.sleep(0.01)
@@ -793,15 +793,15 @@ async def test_a_prepared_kernel_has_loaded_what_its_next_call_needs(called: Cal
 
 async def test_preparing_shows_nothing_and_ends_nothing(called: Called) -> None:
     for _ in range(3):
-        await called.kernel.prepare()
+        called.kernel.prepare()
     assert called.kernel.state == "idle"
     execution = await called.call("well", {"n": 1})
     assert (execution.outputs, execution.answer) == ((), Returned(2, "2", 1))
-    await called.kernel.prepare()
+    called.kernel.prepare()
     assert await called.is_well()
 
 
 async def test_preparing_a_dead_kernel_does_nothing(called: Called) -> None:
     await called.kernel.stop()
-    await called.kernel.prepare()
+    called.kernel.prepare()
     assert called.kernel.state == "dead"

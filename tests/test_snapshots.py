@@ -22,7 +22,7 @@ from server.snapshots import (
     Projection,
     digest_of,
     is_whole,
-    link_ahead,
+    link_files,
     prune_snapshots,
     render_init,
     sweep_snapshots,
@@ -263,7 +263,7 @@ def names_in(folder: Path) -> set[str]:
 
 def test_what_was_linked_ahead_is_used_up_and_only_what_is_the_same_is_shared(tmp_path: Path) -> None:
     write_snapshot(tmp_path / "1", functions("kept", "gone", changed="def changed(): return 1\n"), {})
-    link_ahead(tmp_path / "1", tmp_path / "ahead-1")
+    link_files(tmp_path / "1", tmp_path / "ahead-1")
     after = functions("kept", "new", changed="def changed(): return 2\n")
     write_snapshot(tmp_path / "2", after, {}, {}, tmp_path / "1", tmp_path / "ahead-1")
     old, new = tmp_path / "1" / "aigbb_functions", tmp_path / "2" / "aigbb_functions"
@@ -276,7 +276,7 @@ def test_what_was_linked_ahead_is_used_up_and_only_what_is_the_same_is_shared(tm
 
 def test_what_was_tampered_with_after_it_was_linked_ahead_is_not_passed_on(tmp_path: Path) -> None:
     write_snapshot(tmp_path / "1", functions(f="def f(): return 1\n"), {})
-    link_ahead(tmp_path / "1", tmp_path / "ahead-1")
+    link_files(tmp_path / "1", tmp_path / "ahead-1")
     (tmp_path / "1" / "aigbb_functions" / "f.py").write_text("def f(): return 'bad'\n")
     write_snapshot(tmp_path / "2", functions(f="def f(): return 1\n"), {}, {}, tmp_path / "1", tmp_path / "ahead-1")
     assert (tmp_path / "2" / "aigbb_functions" / "f.py").read_text() == "def f(): return 1\n"

@@ -9,7 +9,6 @@ import gc
 import json
 import os
 import random
-import selectors
 import signal
 import socket
 import sys
@@ -170,21 +169,3 @@ def silence() -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
     for number in range(3):
         os.dup2(nowhere, number)
-
-
-def run(imports: Mapping[str, Callable[[], None]]) -> tuple[list[str], dict[str, str]]:
-    """Try all, in as many processes as it takes: the good ones, and the bad ones with the reasons."""
-    good: list[str] = []
-    bad: dict[str, str] = {}
-    left = dict(imports)
-    while left:
-        trial = Trial(left)
-        with selectors.DefaultSelector() as selector:
-            selector.register(trial, selectors.EVENT_READ)
-            while not trial.expire():
-                if selector.select(1.0) and trial.read():
-                    break
-        good += trial.good
-        bad |= trial.bad
-        left = {name: left[name] for name in trial.left}
-    return good, bad

@@ -34,7 +34,7 @@ from .trial import Trial, fork, threads
 
 # What every kernel has by default and imports slowly, and what each imports once it runs.
 PRELOADED = ("pydantic", "numpy", "pandas", "matplotlib.pyplot", "ipykernel.debugger")
-LATER = ("IPython.core.debugger", "IPython.core.logger", "IPython.extensions.storemagic", "faulthandler", "pdb")
+ONCE_RUNNING = ("IPython.core.debugger", "IPython.core.logger", "IPython.extensions.storemagic", "faulthandler", "pdb")
 OURS = ("calling", "contract", "forms", "functions", "streams")
 # Beyond this a request is not one of ours.
 MAX_REQUEST = 4 * 1024 * 1024
@@ -68,12 +68,16 @@ class Request:
         with contextlib.suppress(OSError):
             self.connection.sendall(json.dumps(content).encode() + b"\n")
 
-    def close(self) -> None:
-        """Free what came with it."""
-        self.connection.close()
+    def let_go(self) -> None:
+        """Close the descriptors that came with it."""
         for number in self.descriptors:
             os.close(number)
         self.descriptors.clear()
+
+    def close(self) -> None:
+        """Close all of it."""
+        self.connection.close()
+        self.let_go()
 
 
 class Child:
@@ -172,9 +176,7 @@ class Parent:
         if pid == 0:
             self.become(request, asked)
         child = Child(pid, request, asked["owned"])
-        for number in request.descriptors:
-            os.close(number)
-        request.descriptors.clear()
+        request.let_go()
         self.children.add(child)
         self.selector.register(child.pidfd, selectors.EVENT_READ, partial(self.on_end, child))
         self.selector.register(request.connection, selectors.EVENT_READ, partial(self.on_closed, child))
@@ -308,7 +310,7 @@ def preload() -> None:
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # it would say that debugging works all the same
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # as ipykernel does
     ours = (f"{__package__}.{name}" for name in OURS)
-    for name in (*PRELOADED, *LATER, "tornado.platform.asyncio", *ours):
+    for name in (*PRELOADED, *ONCE_RUNNING, "tornado.platform.asyncio", *ours):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
 
