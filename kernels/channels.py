@@ -27,7 +27,7 @@ MAX_MESSAGE = 32 * 1024 * 1024
 TURN = 8
 LARGE = 64 * 1024
 # How many messages may wait here to be read. More wait in the kernel, which then waits too.
-WAITING = 16
+WAITING = 4
 # As plain ints: arithmetic with flags makes objects.
 NOBLOCK, SNDMORE, EVENTS, POLLIN = int(zmq.NOBLOCK), int(zmq.SNDMORE), int(zmq.EVENTS), int(zmq.POLLIN)
 # Seconds for which the iopub channel is left alone after a request. Most are answered by then, and all that a kernel

@@ -199,11 +199,11 @@ class Cap:
     def finish(self) -> Iterator[Output]:
         """What was held back, with the line that says what is missing."""
         if self._cut:
-            yield Stream("stdout", f"\n… {self._cut:,} characters cut …\n")
+            yield Stream("stdout", f"\n... {self._cut:,} characters cut ...\n")
         while self._held:
             yield self._take_oldest()
         if self._left_out:
-            yield Stream("stderr", f"\n… {self._left_out:,} displays left out, over the cap …\n")
+            yield Stream("stderr", f"\n... {self._left_out:,} displays left out, over the cap ...\n")
         if self._last_error is not None:
             yield self._last_error
 
@@ -333,7 +333,7 @@ class Cap:
             return text
         self.truncated = True
         half = limit // 2
-        return f"{text[:half]}\n… {len(text) - 2 * half:,} characters cut …\n{text[len(text) - half :]}"
+        return f"{text[:half]}\n... {len(text) - 2 * half:,} characters cut ...\n{text[len(text) - half :]}"
 
 
 def _size(data: Bundle) -> int:

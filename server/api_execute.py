@@ -12,7 +12,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BeforeValidator, TypeAdapter
 
 from kernels.kernel import Kernel
-from kernels.outputs import Output, fold_all
+from kernels.outputs import Execution, Output, fold_all
 from server import wire
 from server.errors import AigbbError
 from server.routing import Here, QuickRoute, as_json, event_routes, routes, since, unless_gone
@@ -61,11 +61,15 @@ router.add_api_route(
 
 async def _fold(service: Service, body: wire.ExecuteBody) -> wire.ExecuteAnswer:
     start = time.perf_counter()
-    async with aclosing(_run(service, body)) as stream:
-        pairs = [pair async for pair in stream]
-    execution, kernel = fold_all(item for _, item in pairs), pairs[-1][0]
+    execution, kernel = await _folded(_run(service, body))
     signatures = service.signatures() if execution.error else {}
     return wire.execute_answer(execution, kernel, body.session, since(start), signatures)
+
+
+async def _folded(stream: AsyncGenerator[tuple[Kernel, Output]]) -> tuple[Execution, Kernel]:
+    async with aclosing(stream):
+        pairs = [pair async for pair in stream]
+    return fold_all(item for _, item in pairs), pairs[-1][0]
 
 
 def _run(service: Service, body: wire.ExecuteBody) -> AsyncGenerator[tuple[Kernel, Output]]:

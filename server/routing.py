@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from typing import Annotated, Any, TypeVar
 
 import structlog
@@ -14,6 +14,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic_core import to_json
 from starlette.requests import ClientDisconnect
+from starlette.responses import StreamingResponse
 from starlette.routing import Match
 from starlette.types import Message, Receive, Scope, Send
 
@@ -148,5 +149,60 @@ def since(start: float) -> float:
 
 
 def as_json(answer: BaseModel) -> Response:
-    """The answer as it is: it is of our own making, and need not be checked once more."""
-    return Response(to_json(answer), media_type="application/json")
+    """The answer as it is: it is of our own making, and need not be checked once more.
+
+    A large one is written piece by piece, as the client takes it: its JSON is never in memory as a whole.
+    """
+    value = dict(answer)
+    if _is_large(value):
+        return StreamingResponse(_written(value), media_type="application/json")
+    return Response(to_json(value), media_type="application/json")
+
+
+# Characters in a text, or items in a list, from which on an answer is written in pieces; bytes in a piece.
+PIECE = 1 << 16
+
+
+def _is_large(value: Any) -> bool:
+    match value:
+        case str() | list() | dict() if len(value) > PIECE:
+            return True
+        case dict():
+            return any(map(_is_large, value.values()))
+        case list():
+            return any(map(_is_large, value))
+    return False
+
+
+async def _written(value: Any) -> AsyncIterator[bytes]:
+    """A value's JSON in pieces of some size."""
+    piece = bytearray()
+    for part in _json_parts(value):
+        piece += part
+        if len(piece) >= PIECE:
+            yield bytes(piece)
+            piece.clear()
+    yield bytes(piece)
+
+
+def _json_parts(value: Any) -> Iterator[bytes]:
+    match value:
+        case str() if len(value) > PIECE:
+            yield b'"'
+            for start in range(0, len(value), PIECE):
+                yield to_json(value[start : start + PIECE])[1:-1]
+            yield b'"'
+        case dict():
+            yield b"{"
+            for number, (name, member) in enumerate(value.items()):
+                yield b"," * (number > 0) + to_json(name) + b":"
+                yield from _json_parts(member)
+            yield b"}"
+        case list():
+            yield b"["
+            for number, item in enumerate(value):
+                yield b"," * (number > 0)
+                yield from _json_parts(item)
+            yield b"]"
+        case _:
+            yield to_json(value)

@@ -307,7 +307,7 @@ async def test_output_over_the_cap_is_cut_in_the_middle_and_says_how_much(kernel
     text = execution.text("stdout")
     assert execution.done.status == "ok" and execution.done.truncated
     assert text.startswith("0000000\n0000001\n") and text.endswith("0099998\n0099999\n")
-    cut = next(line for line in text.splitlines() if line.endswith("characters cut …"))
+    cut = next(line for line in text.splitlines() if line.endswith("characters cut ..."))
     assert int(cut.split()[1].replace(",", "")) + len(text) - len(f"\n{cut}\n") == 800_000
     assert 5_000 < len(text) < 10_100
 

@@ -251,7 +251,7 @@ for n in range(300):
     print(n, flush=True)
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.0005 + n * 1e-6)
-        for _ in range(30):
+        for m in range(30):
             display(n)
     except Alarm:
         pass

@@ -119,7 +119,7 @@ RESULTS = st.builds(lambda text: Result({"text/plain": text, "text/html": text},
 ERRORS = st.builds(lambda text, frames: Error("E", text, tuple(frames)), TEXTS, st.lists(TEXTS, max_size=4))
 ITEMS = st.lists(st.one_of(STREAMS, STREAMS, DISPLAYS, RESULTS, ERRORS, st.just(Clear())), max_size=40)
 LIMITS = st.integers(1024, 8000)
-NOTICE = re.compile(r"^\n… ([\d,]+) characters cut …\n$")
+NOTICE = re.compile(r"^\n\.\.\. ([\d,]+) characters cut \.\.\.\n$")
 
 
 def through(cap: Cap, items: Iterable[Output]) -> list[Output]:
@@ -135,7 +135,7 @@ def written(items: Iterable[Output]) -> str:
 
 def without_notices(items: Iterable[Output]) -> list[Output]:
     """Only what the caller's code wrote."""
-    return [i for i in items if not (isinstance(i, Stream) and i.text.startswith("\n… "))]
+    return [i for i in items if not (isinstance(i, Stream) and i.text.startswith("\n... "))]
 
 
 def joined(items: Sequence[Output]) -> list[Output]:
@@ -259,7 +259,7 @@ def test_pictures_have_four_times_the_limit_and_then_are_counted() -> None:
     assert passed[:4] == [picture] * 4
     assert passed[4:] == [
         Display({"text/plain": "[image/png: 909 characters left out, over the cap]"}, {}),
-        Stream("stderr", "\n… 6 displays left out, over the cap …\n"),
+        Stream("stderr", "\n... 6 displays left out, over the cap ...\n"),
     ]
 
 
@@ -268,7 +268,7 @@ def test_a_long_result_is_cut_in_its_middle() -> None:
     (result,) = cap.accept(Result({"text/plain": "a" * 1000 + "b" * 1000}, {}))
     assert isinstance(result, Result)
     text = result.data["text/plain"]
-    assert text == "a" * 512 + "\n… 976 characters cut …\n" + "b" * 512
+    assert text == "a" * 512 + "\n... 976 characters cut ...\n" + "b" * 512
     assert cap.truncated
 
 

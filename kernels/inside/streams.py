@@ -26,7 +26,7 @@ PATIENCE = 60_000
 # and the others need time to read. An interrupt is noticed between two.
 TRY = 10
 # Characters in one message of a stream, and gathered for the next one.
-MAX_TEXT = 1 << 18
+MAX_TEXT = 1 << 16
 # How many reads empty a full pipe.
 PIPE_READS = (1 << 16) // PIPE_BUFFER_SIZE + 1
 # From this many bytes on, frames are sent without being copied.
