@@ -11,14 +11,14 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
 import structlog
 
-from kernels.home import write_atomically
+from kernels.home import on_disk, write_atomically
 from kernels.kernel import Launch
 from kernels.messages import clean
 from kernels.provisioner import FORK_TIMEOUT, SOCKET, Line
@@ -55,7 +55,8 @@ class ForkServer:
         try:
             listener.bind(str(address))
             listener.listen(BACKLOG)
-            with await asyncio.to_thread(said.open, "wb") as words:
+            with ExitStack() as opened:
+                words = await on_disk(lambda: opened.enter_context(said.open("wb")))
                 process = await asyncio.create_subprocess_exec(
                     *argv, env=env, stdin=listener.fileno(), stdout=words, stderr=words,
                     cwd=launch.runtime, start_new_session=True,

@@ -11,7 +11,7 @@ import shutil
 import signal
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -25,6 +25,7 @@ from jupyter_client.manager import AsyncKernelManager
 
 from kernels.channels import Channels, Message
 from kernels.errors import KernelStartFailed
+from kernels.home import on_disk
 from kernels.messages import clean, from_call, from_message, left_out
 from kernels.outputs import Cap, Done, Output, Refused
 from kernels.sandbox import kill_group, process_end
@@ -172,7 +173,7 @@ class Kernel:
             self._channels.close()
         if self._manager.provisioner is not None:
             await self._manager.cleanup_resources()
-        await asyncio.to_thread(shutil.rmtree, self.workdir, ignore_errors=True)
+        await on_disk(shutil.rmtree, self.workdir, ignore_errors=True)
 
     async def _launch(self) -> None:
         words = self.workdir / ".start.log"
@@ -187,16 +188,14 @@ class Kernel:
             raise KernelStartFailed(f"{self.name} {failure}.", log=said)
 
     async def _start_process(self, words: Path) -> None:
-        file = await asyncio.to_thread(_open_new, words)
+        env = dict(self.launch.env, HOME=str(self.workdir), IPYTHONDIR=str(self.workdir / ".ipython"))
         try:
-            await self._manager.start_kernel(
-                env=dict(self.launch.env, HOME=str(self.workdir), IPYTHONDIR=str(self.workdir / ".ipython")),
-                cwd=str(self.workdir),
-                stdout=file.fileno(),
-                stderr=file.fileno(),
-            )
+            with ExitStack() as opened:
+                file = await on_disk(lambda: opened.enter_context(_open_new(words)))
+                await self._manager.start_kernel(
+                    env=env, cwd=str(self.workdir), stdout=file.fileno(), stderr=file.fileno()
+                )
         finally:
-            file.close()
             provisioner = self._manager.provisioner
             # Also when we were cancelled: start_kernel still waits after it has made the process.
             if provisioner is not None and provisioner.has_process:

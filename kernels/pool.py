@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
 from itertools import islice
 from typing import Any, Self
 from uuid import uuid4
@@ -163,7 +162,7 @@ class Pool:
         for kernel in self._spares:
             kernel.prepare()
 
-    async def execute(
+    def execute(
         self,
         task: Task,
         *,
@@ -179,12 +178,9 @@ class Pool:
         whom when it is full; a session has its own. Raises PoolExhausted, SessionNotFound, KernelStartFailed.
         Closing the generator frees the kernel.
         """
-        run = partial(self._run_clean, launch, caller)
         if session is not None:
-            run = partial(self._run_in, self._find(session))
-        async with aclosing(run(task, timeout, max_output)) as items:
-            async for item in items:
-                yield item
+            return self._run_in(self._find(session), task, timeout, max_output)
+        return self._run_clean(launch, caller, task, timeout, max_output)
 
     def roll_over(self) -> None:
         """Another generation serves: clean kernels of the old one go; what runs, and sessions, stay."""
@@ -309,7 +305,6 @@ class Pool:
         finally:
             session.users -= 1
             session.used = time.time()
-            self._changed.set()
 
     async def _revive(self, session: _Session) -> bool:
         """See to it that a session's kernel lives. Returns whether one was lost that nobody was told of."""
@@ -377,14 +372,14 @@ class Pool:
         return kernel
 
     async def _expire_sessions(self) -> None:
-        """A timer set to the moment when the next idle session ends."""
+        """A timer set to the moment when the next session may end. One that was used since then has it set anew."""
         while not self._closed:
             now = time.time()
             for session in [s for s in self._sessions.values() if not s.users and self._ends(s) <= now]:
                 log.info("pool.session_expired", session=session.id)
                 del self._sessions[session.id]
                 self._spawn(session.kernel.stop())
-            waits = [max(0.0, self._ends(s) - now) for s in self._sessions.values() if not s.users]
+            waits = [self.limits.idle_seconds if s.users else self._ends(s) - now for s in self._sessions.values()]
             self._changed.clear()
             try:
                 async with asyncio.timeout(min(waits, default=None)):

@@ -71,6 +71,18 @@ class Line:
         line, _, self._data = self._data.partition(b"\n")
         return json.loads(line)
 
+    async def end(self) -> None:
+        """Give the connection up, and wait until the parent has killed a kernel that runs on it."""
+        try:
+            async with asyncio.timeout(FORK_TIMEOUT):
+                self.socket.shutdown(socket.SHUT_WR)
+                while await asyncio.get_running_loop().sock_recv(self.socket, 65536):
+                    pass
+        except (OSError, TimeoutError):  # the parent is gone, or busy, and will see it before it forks
+            pass
+        finally:
+            self.close()
+
     def close(self) -> None:
         """Give the connection up: a kernel that runs on it is killed, and its id may be another's."""
         self.socket.close()
@@ -164,7 +176,7 @@ class ForkProvisioner(LocalProvisioner):
         except (OSError, EOFError, ValueError, LookupError, TimeoutError) as error:
             log.warning("forkserver.no_fork", error=repr(error))
         except asyncio.CancelledError:
-            line.close()
+            await line.end()
             raise
         line.close()
         return None

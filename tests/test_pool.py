@@ -464,7 +464,7 @@ async def test_the_end_of_the_pool_is_the_end_of_every_kernel(launch: Launch) ->
         await asyncio.sleep(0)
     pids = [int(item.text) for item in said if isinstance(item, Stream)]
     assert len(pids) == 2 and not any(alive(pid) for pid in pids)
-    assert not any(launch.runtime.iterdir()) and not any(launch.workdir.iterdir())
+    assert [*launch.runtime.iterdir(), *launch.workdir.iterdir()] == []
     for stream in streams:
         done = (await fold(item async for _, item in stream)).done
         assert (done.status, done.detail) == ("died", "The kernel was stopped.")

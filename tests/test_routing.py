@@ -11,7 +11,6 @@ from pydantic import BaseModel
 
 from server.routing import PIECE, as_json
 
-
 pytestmark = pytest.mark.anyio
 
 

@@ -63,6 +63,15 @@ class Request:
             raise ValueError("not a request")
         return found
 
+    def given_up(self) -> bool:
+        """Whether the other end is closed. Nothing comes after a request."""
+        try:
+            return not self.connection.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     def answer(self, **content: object) -> None:
         """Send a line. Whoever has gone does not hear it."""
         with contextlib.suppress(OSError):
@@ -99,7 +108,9 @@ class Child:
         self.request.answer(exit=code)
 
     def let_go(self) -> None:
-        """Whoever asked for it is gone, or knows how it ended."""
+        """Whoever asked for it is gone, or knows how it ended. At its birth it has no group yet."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
@@ -171,7 +182,10 @@ class Parent:
     # -- kernels
 
     def fork(self, request: Request, asked: Mapping[str, Any]) -> None:
-        """Make a kernel."""
+        """Make a kernel, unless nobody waits for it any more: it would take the files of the one in its place."""
+        if request.given_up():
+            request.close()
+            return
         pid = fork()
         if pid == 0:
             self.become(request, asked)
