@@ -19,7 +19,7 @@ CHUNK = 1 << 20
 
 
 class Http:
-    """One connection of HTTP/1.1, for answers that say their length. The same client for every server."""
+    """One connection of HTTP/1.1. The same client for every server."""
 
     def __init__(self, url: str, headers: Mapping[str, str] | None = None, seconds: float = SECONDS) -> None:
         """seconds: after which an answer is no longer waited for, with TimeoutError."""
@@ -35,6 +35,8 @@ class Http:
         """One request; its status and body. headers: more lines, each with its line end."""
         answer = self._exchange(self._encode(method, path, body, headers))
         head, _, rest = answer.partition(b"\r\n\r\n")
+        if b"transfer-encoding: chunked" in head.lower():
+            return int(head[9:12]), self._chunks(rest)
         missing = _length(head) - len(rest)
         return int(head[9:12]), rest if missing <= 0 else rest + self._read(missing)
 
@@ -96,6 +98,20 @@ class Http:
         if not piece:
             raise ConnectionResetError("The server closed the connection.")
         return piece
+
+    def _chunks(self, received: bytes) -> bytes:
+        """The body of an answer that comes in chunks, each with its size before it and a line's end behind it."""
+        data, body, start = bytearray(received), bytearray(), 0
+        while True:
+            while (end := data.find(b"\r\n", start)) < 0:
+                data += self._receive()
+            size = int(data[start:end], 16)
+            start = end + 2 + size + 2
+            if start > len(data):
+                data += self._read(start - len(data))
+            if size == 0:
+                return bytes(body)
+            body += data[end + 2 : end + 2 + size]
 
     def _read(self, length: int) -> bytes:
         pieces = []
