@@ -15,7 +15,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, RedirectResponse
 
-from server import api_execute, api_functions, errors, wire
+from server import api_chat, api_execute, api_functions, errors, wire
 from server.auth import HEALTH, Gate
 from server.errors import AigbbError
 from server.routing import PROBLEMS, Here
@@ -62,7 +62,15 @@ def create_app(service: Service) -> FastAPI:
     )
     app.state.service = service
     # What is asked most comes first: routes are tried in order.
-    for part in (health, api_execute.events, api_execute.router, api_functions.events, api_functions.router):
+    for part in (
+        health,
+        api_execute.events,
+        api_execute.router,
+        api_chat.events,
+        api_chat.router,
+        api_functions.events,
+        api_functions.router,
+    ):
         app.include_router(part)
     app.add_api_route("/", _home, include_in_schema=False)
     app.add_api_route("/openapi.json", partial(_document, app, service), include_in_schema=False)

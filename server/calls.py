@@ -16,6 +16,7 @@ from kernels.kernel import Kernel, Launch
 from kernels.outputs import Display, Execution, Output, Refused, Returned, fold_all
 from kernels.pool import Pool
 from kernels.tasks import Task
+from server.completions import ToolCall
 from server.errors import InvalidArguments, MissingBound, VersionUnavailable
 from server.hints import Hint, hint_for
 from server.registrar import Registrar, find
@@ -67,15 +68,6 @@ def _richness(kind: str) -> tuple[bool, bool]:
 
 def _cut(text: str, budget: int) -> str:
     return text if len(text) <= budget else f"{text[: budget - 40]}\n... {len(text) - budget + 40:,} characters cut ..."
-
-
-@dataclass(frozen=True)
-class ToolCall:
-    """A model's request, as it came: arguments are JSON text, or what a model takes for it."""
-
-    id: str
-    name: str
-    arguments: str
 
 
 @dataclass(frozen=True)
@@ -243,6 +235,7 @@ def _arguments(call: ToolCall, version: Version) -> dict[str, Any]:
     """A model's arguments. Raises InvalidArguments, also for those that are not a model's to give."""
     try:
         arguments = json.loads(call.arguments or "{}")
+        arguments = {} if arguments is None else arguments
     except (ValueError, RecursionError) as error:
         raise InvalidArguments(f"The arguments are not JSON: {error}.", signature=version.function.signature) from error
     if not isinstance(arguments, dict):

@@ -15,6 +15,7 @@ AigbbError
                                    ├── SyntaxRefused      422
                                    ├── NoSuchDefinition   422
                                    └── UnsupportedSignature
+├── ModelNotConfigured   503   ├── ModelFailed            502   └── ModelTimedOut        504
 """
 
 from __future__ import annotations
@@ -219,6 +220,30 @@ class WouldBreak(AigbbError):
 
     code, status = "would_break", 409
     hint = "Nothing was changed. Loosen the packages so that the functions listed still import."
+
+
+class ModelNotConfigured(AigbbError):
+    """No model, or no service that has one, is known."""
+
+    code, status = "model_not_configured", 503
+    hint = (
+        "Set AIGBB_MODEL, and OPENAI_API_KEY or OPENAI_BASE_URL (or AZURE_OPENAI_ENDPOINT, AZURE_OPENAI_API_KEY and "
+        "OPENAI_API_VERSION), and start the service again. Everything but chat works without."
+    )
+
+
+class ModelFailed(AigbbError):
+    """The model's service refused, broke off or could not be reached."""
+
+    code, status = "model_failed", 502
+    hint = "See what its service says; check the key, the address and the model's name. `messages` can be sent again."
+
+
+class ModelTimedOut(AigbbError):
+    """The model took too long."""
+
+    code, status = "model_timed_out", 504
+    hint = "Send the request again, or raise AIGBB_MODEL_TIMEOUT."
 
 
 class InsecureBind(AigbbError):

@@ -22,9 +22,11 @@ from kernels.tasks import Task
 from server.calls import Calls
 from server.catalog import Catalog
 from server.changing import Changer, Serving
+from server.chat import Chat
 from server.diffing import source_diff
 from server.errors import HomeInUse
 from server.idempotency import Replays
+from server.llm import Model
 from server.registrar import Caller, Registered, Registrar, Synced, Wanted, find
 from server.registry import Event, GenerationRow, Registry, Version
 from server.settings import Settings
@@ -81,6 +83,8 @@ class Service:
         self.replays = Replays(registry)
         self.calls = Calls(settings, self._registrar, registry, self.pool, self._changer.generation, self._launch)
         self._catalog = Catalog(0)
+        self._model = Model(settings)
+        self.chat = Chat(self._model, self.calls, lambda: self.catalog, settings.max_rounds)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @classmethod
@@ -94,7 +98,7 @@ class Service:
         async with _hold(home):
             with home.runtime() as runtime, Registry.open(home.database) as registry:
                 service = cls(settings, home, registry, runtime)
-                async with service.pool, service._changer, service._registrar:
+                async with service.pool, service._changer, service._registrar, service._model:
                     synced = await service._registrar.start(report)
                     service.notes = [f"{file}: {error.detail}" for file, error in synced.failures.items()]
                     try:

@@ -6,6 +6,7 @@ import difflib
 import os
 import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -33,6 +34,14 @@ def _root() -> Path:
     """The checkout that we run from, else the current folder."""
     checkout = Path(__file__).parents[1]
     return checkout if (checkout / "aigbb_functions").is_dir() else Path.cwd()
+
+
+@dataclass(frozen=True)
+class ModelService:
+    """What is known of the service that has the models: Azure's, or any other that speaks OpenAI's protocol."""
+
+    azure: bool
+    has_key: bool
 
 
 class Settings(BaseSettings):
@@ -101,6 +110,9 @@ class Settings(BaseSettings):
         NoDecode,
         Field(description="Variables of the service for kernels too, by comma"),
     ] = ()
+    model: Annotated[str | None, Field(description="The model that chat asks, where a request names none")] = None
+    model_timeout: Annotated[float, Field(gt=0, description="Seconds in which a model must answer")] = 120.0
+    max_rounds: Annotated[int, Field(ge=1, le=100, description="Requests to the model in a turn of chat")] = 10
     log_level: Annotated[str, Field(description="debug, info, warning or error")] = "info"
 
     @field_validator("allowed_hosts", "pass_env", mode="before")
@@ -161,6 +173,13 @@ class Settings(BaseSettings):
             return self.token.get_secret_value()
         path = self.home / "token"
         return path.read_text().strip() or None if os.access(path, os.R_OK) else None
+
+    def model_service(self) -> ModelService | None:
+        """Where models are, by the variables that the `openai` client reads; None if there are none."""
+        if os.environ.get("AZURE_OPENAI_ENDPOINT"):
+            return ModelService(azure=True, has_key=True)
+        key = bool(os.environ.get("OPENAI_API_KEY"))
+        return ModelService(azure=False, has_key=key) if key or os.environ.get("OPENAI_BASE_URL") else None
 
     def uv_environment(self) -> Mapping[str, str]:
         """The installer's environment: the operator's UV_* settings, and what it takes to reach an index."""

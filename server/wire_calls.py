@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from kernels.outputs import Stream
-from server.calls import Called, ToolCall, ToolResult
+from server.calls import Called, ToolResult
+from server.completions import ToolCall
 from server.wire import Answer, Body, ErrorDetail, as_notebook, error_line, times
 
 

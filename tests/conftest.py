@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -213,7 +213,7 @@ class Server:
 
 def server_environment(folder: Path, cache: Path, **settings: object) -> dict[str, str]:
     """The environment of a service that lives in `folder` alone."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("AIGBB_")}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("AIGBB_", "OPENAI_", "AZURE_"))}
     ours = {
         "home": folder / "home",
         "functions_dir": folder / "aigbb_functions",
@@ -226,9 +226,11 @@ def server_environment(folder: Path, cache: Path, **settings: object) -> dict[st
 
 
 @contextmanager
-def running_server(folder: Path, cache: Path, **settings: object) -> Iterator[Server]:
-    """Start a service in `folder` and wait until it is ready."""
-    environment = server_environment(folder, cache, **settings)
+def running_server(
+    folder: Path, cache: Path, more: Mapping[str, str] | None = None, /, **settings: object
+) -> Iterator[Server]:
+    """Start a service in `folder`, with more in its environment, and wait until it is ready."""
+    environment = {**server_environment(folder, cache, **settings), **(more or {})}
     process = subprocess.Popen(
         [sys.executable, "-m", "server", "serve"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
     )

@@ -27,15 +27,17 @@ ORDER = [
     ["server.functions", "server.strict"],
     ["server.registry", "server.snapshots", "server.diffing", "server.samples"],
     ["server.publishing", "server.planning", "server.verifying", "server.idempotency"],
-    ["server.tools", "server.search", "server.operations"],
-    ["server.snippets", "server.catalog", "server.changing"],
+    ["server.tools", "server.search", "server.operations", "server.completions"],
+    ["server.snippets", "server.catalog", "server.changing", "server.conversations", "server.llm"],
     ["server.collection", "server.registrar"],
     ["server.calls"],
+    ["server.chat"],
     ["server.service", "server.client"],
     ["server.wire", "server.doctor"],
     ["server.wire_calls", "server.wire_functions", "server.auth"],
+    ["server.wire_chat"],
     ["server.routing"],
-    ["server.api_execute", "server.api_functions"],
+    ["server.api_chat", "server.api_execute", "server.api_functions"],
     ["server.api"],
     ["server.serving", "server.printing"],
     ["server.cli_functions"],
@@ -100,7 +102,7 @@ def test_the_registry_is_the_only_one_that_knows_its_database() -> None:
 def test_the_rest_door_is_the_only_one_that_knows_http() -> None:
     roots = {path.stem: {name.split(".")[0] for name in imports(path)} for path in MODULES}
     users = {stem for stem, found in roots.items() if not found.isdisjoint({"fastapi", "starlette"})}
-    assert users == {"api", "api_execute", "api_functions", "auth", "routing", "wire"}
+    assert users == {"api", "api_chat", "api_execute", "api_functions", "auth", "routing", "wire", "wire_chat"}
 
 
 def test_the_engine_knows_nothing_of_http() -> None:

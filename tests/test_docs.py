@@ -16,6 +16,7 @@ import pytest
 
 from server.settings import rows
 from tests.conftest import ROOT, Server, running_server
+from tests.provider import asks, says, serving
 
 README = (ROOT / "README.md").read_text()
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -90,6 +91,20 @@ def test_the_requests_of_a_page_answer_as_printed(
                 assert_holds(answer.json(), json.loads(printed)) if after == "json" else None
                 sent += 1
     assert sent == requests
+
+
+def test_the_page_of_chat_answers_as_printed(tmp_path: Path, cache: Path) -> None:
+    [_, asked, printed] = [text for _, text in FENCE.findall((ROOT / "docs" / "chat.md").read_text())][:3]
+    shutil.copytree(ROOT / "aigbb_functions", tmp_path / "aigbb_functions")
+    told = json.loads(printed)
+    call = told["messages"][1]["tool_calls"][0]["function"]
+    with serving() as provider:
+        provider.write_down(
+            told["messages"][0]["content"], asks((call["name"], call["arguments"])), says(told["content"])
+        )
+        more = {"OPENAI_BASE_URL": provider.url}
+        with running_server(tmp_path, cache, more, model="m") as started, started.client() as client:
+            assert_holds(send(client, asked, "").json(), told)
 
 
 def send(client: httpx2.Client, text: str, source: str) -> httpx2.Response:

@@ -15,6 +15,7 @@ import pytest
 from filelock import FileLock
 
 from tests.conftest import ROOT, Server, running_server
+from tests.provider import asks, says, serving
 
 COLLECTION = ROOT / "postman_collection.json"
 NEWMAN = ROOT / "tests" / "newman"
@@ -27,6 +28,7 @@ FOLDERS = [
     "Versions",
     "Dry run and batch",
     "Tools",
+    "Chat",
     "Pictures",
     "Sessions",
     "Errors",
@@ -135,9 +137,16 @@ def executions(report: Path) -> list[dict[str, Any]]:
 def test_passes_twice_in_a_row_on_one_service_and_answers_as_saved(newman: Path, cache: Path, tmp_path: Path) -> None:
     functions = tmp_path / "aigbb_functions"
     shutil.copytree(ROOT / "aigbb_functions", functions, ignore=shutil.ignore_patterns("__pycache__"))
-    with running_server(tmp_path, cache) as server, server.client() as client:
+    [question] = [item["request"]["body"]["raw"] for item in REQUESTS if item["name"] == "Ask a model"]
+    with (
+        serving() as provider,
+        running_server(tmp_path, cache, {"OPENAI_BASE_URL": provider.url}, model="m") as server,
+        server.client() as client,
+    ):
         before = [one["name"] for one in client.get("/functions").json()]
         for turn in ("first", "second"):
+            answers = asks(("word_count", {"text": "to be or not to be"})), says("'to' and 'be'.")
+            provider.write_down(json.loads(question)["messages"][0]["content"], *answers)
             report = tmp_path / f"{turn}.json"
             done = run_collection(newman, server, report, token=server.token)
             assert done.returncode == 0, f"{turn} run\n{done.stdout}{done.stderr}"
