@@ -15,7 +15,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, RedirectResponse
 
-from server import api_chat, api_execute, api_functions, errors, wire
+from server import api_chat, api_execute, api_functions, api_openai, errors, wire
 from server.auth import HEALTH, Gate
 from server.errors import AigbbError
 from server.routing import PROBLEMS, Here
@@ -23,6 +23,7 @@ from server.service import Service
 from server.settings import LOOPBACK, Settings
 from server.wire_calls import RunToolsBody
 from server.wire_functions import ActivateBody, BatchBody, RegisterBody
+from server.wire_openai import error_body
 
 log = structlog.get_logger(__name__)
 
@@ -68,6 +69,7 @@ def create_app(service: Service) -> FastAPI:
         api_execute.router,
         api_chat.events,
         api_chat.router,
+        api_openai.router,
         api_functions.events,
         api_functions.router,
     ):
@@ -120,25 +122,32 @@ def _hosts(settings: Settings) -> set[str]:
     return {*LOOPBACK, settings.host, *settings.allowed_hosts}
 
 
+def _refused(error: AigbbError, request: Request) -> JSONResponse:
+    """A problem; to OpenAI's clients in the form that they read."""
+    if request.url.path.startswith("/v1/"):
+        return JSONResponse(error_body(error), error.status)
+    return wire.problem(error, request)
+
+
 async def _on_problem(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, AigbbError)
     if error.status >= 500:
         log.warning("request.failed", code=error.code, detail=error.detail)
-    return wire.problem(error, request)
+    return _refused(error, request)
 
 
 async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     found = error.errors()
     if found[0]["loc"][0] == "body" and "json" not in request.headers.get("content-type", ""):
-        return wire.problem(errors.WrongContentType("The body is not declared as JSON."), request)
+        return _refused(errors.WrongContentType("The body is not declared as JSON."), request)
     if any(e["type"] == "json_invalid" for e in found):
-        return wire.problem(errors.InvalidJson(f"The body is not JSON: {found[0]['ctx']['error']}."), request)
+        return _refused(errors.InvalidJson(f"The body is not JSON: {found[0]['ctx']['error']}."), request)
     listed = wire.validation_errors(found, _FIELDS)
     first = f"{listed[0]['field'] or 'body'}: {listed[0]['message']}"
     renamed = {one["field"]: one["suggestion"] for one in listed if "suggestion" in one}
     fix = {"rename": renamed} if renamed else None
-    return wire.problem(errors.InvalidRequest(f"The request is not valid. {first}", fix=fix, errors=listed), request)
+    return _refused(errors.InvalidRequest(f"The request is not valid. {first}", fix=fix, errors=listed), request)
 
 
 _BY_STATUS: dict[int, Callable[[], AigbbError]] = {
@@ -152,7 +161,7 @@ _BY_STATUS: dict[int, Callable[[], AigbbError]] = {
 async def _on_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     make = _BY_STATUS.get(error.status_code, lambda: AigbbError(str(error.detail)))
-    answer = wire.problem(make(), request)
+    answer = _refused(make(), request)
     answer.headers.update(error.headers or {})
     return answer
 
@@ -160,4 +169,4 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:
 async def _on_bug(request: Request, error: Exception) -> JSONResponse:
     log.error("request.bug", exc_info=error)
     hint = "This is a fault of the service; its log has the details under this request_id."
-    return wire.problem(AigbbError("Something went wrong inside.", hint=hint), request)
+    return _refused(AigbbError("Something went wrong inside.", hint=hint), request)

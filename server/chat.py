@@ -7,31 +7,32 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from server.calls import Calls, ToolResult
 from server.catalog import Catalog
+from server.choosing import Offer, choose, name_of
 from server.completions import Completion, Delta, ToolCall, Usage
 from server.conversations import Message, answer, paired
-from server.errors import AigbbError, InvalidRequest, ModelNotConfigured
+from server.errors import AigbbError, ModelNotConfigured
 from server.llm import Asked, Model
-from server.registry import Version
 from server.tools import render
 
-# Tools offered in a turn, unless more are named.
-MAX_OFFERED = 20
 # The same call with the same failure: after so many, more of it leads nowhere.
 MAX_REPEATS = 3
 # What providers say of an answer that broke off. Calls in it may be incomplete, and are not run.
 _CUT_OFF = {"length": "length", "content_filter": "filtered"}
 
-Status = Literal["done", "limit", "stuck", "length", "filtered"]
+Status = Literal["done", "calls", "limit", "stuck", "length", "filtered"]
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What a caller wants of a turn. Empty names and tags mean any; a tool_choice that forces holds for one round."""
+    """What a caller wants of a turn. Empty names and tags mean any; a tool_choice that forces holds for one round.
+
+    client_tools are the caller's own, in OpenAI's form: a turn that calls one ends with that call.
+    """
 
     messages: Sequence[Message]
     model: str | None = None
@@ -45,6 +46,7 @@ class Wish:
     bound: Mapping[str, Any] = field(default_factory=dict)
     timeout: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    client_tools: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,10 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """All of it. messages are those that came in and those that were added, ready to be sent in again."""
+    """All of it. messages are those that came in and those that were added, ready to be sent in again.
+
+    calls are those of the caller's own tools, which wait for the caller's answers.
+    """
 
     status: Status
     text: str
@@ -74,6 +79,7 @@ class Turn:
     model: str
     offered: tuple[str, ...]
     rounds: tuple[Round, ...]
+    calls: tuple[ToolCall, ...] = ()
 
     @property
     def usage(self) -> Usage:
@@ -82,14 +88,6 @@ class Turn:
 
 
 Event = Delta | Ready | ToolResult | Turn
-
-
-class _Choice(NamedTuple):
-    """The tools of a turn, and what the first round and the others are told of them."""
-
-    versions: list[Version]
-    first: str | Mapping[str, Any]
-    later: str
 
 
 class Chat:
@@ -110,7 +108,9 @@ class Chat:
         name = wish.model or self._model.name
         if name is None:
             raise ModelNotConfigured("No model is named.")
-        loop = _Loop(self._model, self._calls, wish, name, choose(self._catalog(), wish), self._max_rounds)
+        own = [name_of(tool) for tool in wish.client_tools]
+        offer = choose(self._catalog(), wish.messages, wish.names, wish.tags, wish.tool_choice, own)
+        loop = _Loop(self._model, self._calls, wish, name, offer, self._max_rounds)
         try:
             async with aclosing(loop.run()) as events:
                 async for event in events:
@@ -121,69 +121,19 @@ class Chat:
             raise
 
 
-def choose(catalog: Catalog, wish: Wish) -> _Choice:
-    """The tools of a turn. Where there are too many, those that a search for the last question finds come first."""
-    versions = catalog.choose(wish.tags, wish.names)
-    choice = wish.tool_choice
-    if isinstance(choice, Mapping) and choice.get("type") == "allowed_tools":
-        names, mode = _allowed(choice)
-        versions = [v for v in catalog.choose((), names) if v in versions]
-        return _Choice(versions, mode, "auto")
-    forced = _forced(choice)
-    if forced is not None and forced not in {v.function.name for v in versions}:
-        catalog.choose((), [forced])  # says what it may have meant
-        raise InvalidRequest(f"{forced} is forced by tool_choice, but it is not among the tools of this turn.")
-    if len(versions) > MAX_OFFERED and not wish.names:
-        found = [v for v in catalog.find(_question(wish.messages), wish.tags) if v in versions]
-        ranked = [*found, *(v for v in versions if v not in found)]
-        kept = sorted(ranked, key=lambda v: v.function.name != forced)[:MAX_OFFERED]
-        versions = [v for v in versions if v in kept]
-    return _Choice(versions, choice, "none" if choice == "none" else "auto")
-
-
-def _allowed(choice: Mapping[str, Any]) -> tuple[list[str], str]:
-    inner = choice.get("allowed_tools")
-    inner = inner if isinstance(inner, Mapping) else choice
-    names = [str((t.get("function") or t).get("name", "")) for t in inner.get("tools") or () if isinstance(t, Mapping)]
-    if not names or inner.get("mode", "auto") not in ("auto", "required"):
-        raise InvalidRequest("tool_choice: allowed_tools needs a mode, auto or required, and a list of tools.")
-    return names, str(inner.get("mode", "auto"))
-
-
-def _forced(choice: str | Mapping[str, Any]) -> str | None:
-    """The one function that a choice forces."""
-    if isinstance(choice, str):
-        if choice not in ("auto", "none", "required"):
-            raise InvalidRequest(f"tool_choice: {choice[:80]!r} is not auto, none or required, nor an object.")
-        return None
-    function = choice.get("function")
-    name = function.get("name") if isinstance(function, Mapping) else choice.get("name")
-    if not isinstance(name, str):
-        raise InvalidRequest("tool_choice: the object names no function.")
-    return name
-
-
-def _question(messages: Sequence[Message]) -> str:
-    """What was asked last, in words."""
-    last = next((m for m in reversed(messages) if m.get("role") == "user"), {})
-    content = last.get("content")
-    if isinstance(content, list):
-        content = " ".join(str(p.get("text", "")) for p in content if isinstance(p, Mapping))
-    return str(content or "")[:1000]
-
-
 class _Loop:
     """One turn while it runs."""
 
-    def __init__(self, model: Model, calls: Calls, wish: Wish, name: str, choice: _Choice, max_rounds: int) -> None:
+    def __init__(self, model: Model, calls: Calls, wish: Wish, name: str, offer: Offer, max_rounds: int) -> None:
         self._model = model
         self._calls = calls
         self._wish = wish
         self._name = name
-        self._choice = choice
+        self._offer = offer
         self._max_rounds = min(wish.max_rounds or max_rounds, max_rounds)
-        rendered = render(choice.versions, "openai", strict=wish.strict)
-        self._tools = rendered if isinstance(rendered, list) else []
+        rendered = render(offer.versions, "openai", strict=wish.strict)
+        theirs = [tool for tool in wish.client_tools if name_of(tool) in offer.own]
+        self._tools = [*(rendered if isinstance(rendered, list) else []), *theirs]
         self.messages = paired(wish.messages)
         self._given = len(self.messages)
         self._rounds: list[Round] = []
@@ -214,6 +164,11 @@ class _Loop:
                 self.messages.append({"role": "assistant", "content": completion.text})
                 yield self._turn(cut or status, completion.text)
                 return
+            if theirs := tuple(call for call in completion.calls if call.name in self._offer.own):
+                self._rounds.append(Round(completion.usage, model_ms))
+                self.messages.append(replace(completion, calls=theirs).message)
+                yield self._turn("calls", completion.text, theirs)
+                return
             self.messages.append(completion.message)
             for call in completion.calls:
                 yield Ready(call)
@@ -224,14 +179,14 @@ class _Loop:
             status = self._verdict(results)
 
     def _asked(self, final: bool) -> Asked:
-        choice = "none" if final else self._choice.later if self._rounds else self._choice.first
+        choice = "none" if final else self._offer.later if self._rounds else self._offer.first
         return Asked(
             self._name, paired(self.messages), self._tools, choice, self._wish.parallel_tool_calls, self._wish.options
         )
 
     async def _run(self, calls: Sequence[ToolCall]) -> list[ToolResult]:
         """Every call gets its answer in the conversation, in order, whatever becomes of this turn."""
-        wish, known = self._wish, {v.function.name for v in self._choice.versions}
+        wish, known = self._wish, {v.function.name for v in self._offer.versions}
         results = {n: self._refused(call, known) for n, call in enumerate(calls)}
         allowed = calls[:1] if wish.parallel_tool_calls is False else calls
         run = [n for n, call in enumerate(allowed) if call.name in known]
@@ -265,6 +220,6 @@ class _Loop:
             return "stuck"
         return "limit" if len(self._rounds) >= self._max_rounds else "done"
 
-    def _turn(self, status: Status, text: str) -> Turn:
-        offered = tuple(v.function.name for v in self._choice.versions)
-        return Turn(status, text, tuple(self.messages), self.added, self._name, offered, tuple(self._rounds))
+    def _turn(self, status: Status, text: str, calls: tuple[ToolCall, ...] = ()) -> Turn:
+        offered = tuple(v.function.name for v in self._offer.versions)
+        return Turn(status, text, tuple(self.messages), self.added, self._name, offered, tuple(self._rounds), calls)

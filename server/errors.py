@@ -15,7 +15,8 @@ AigbbError
                                    ├── SyntaxRefused      422
                                    ├── NoSuchDefinition   422
                                    └── UnsupportedSignature
-├── ModelNotConfigured   503   ├── ModelFailed            502   └── ModelTimedOut        504
+├── ModelNotConfigured   503   ├── ModelFailed            502   ├── ModelTimedOut        504
+└── UnknownModel         404
 """
 
 from __future__ import annotations
@@ -220,6 +221,13 @@ class WouldBreak(AigbbError):
 
     code, status = "would_break", 409
     hint = "Nothing was changed. Loosen the packages so that the functions listed still import."
+
+
+class UnknownModel(AigbbError):
+    """There is no such model for OpenAI's clients."""
+
+    code, status = "unknown_model", 404
+    hint = "GET /v1/models lists them: aigbb for all functions, aigbb:TAG for those with a tag."
 
 
 class ModelNotConfigured(AigbbError):

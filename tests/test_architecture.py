@@ -31,13 +31,15 @@ ORDER = [
     ["server.snippets", "server.catalog", "server.changing", "server.conversations", "server.llm"],
     ["server.collection", "server.registrar"],
     ["server.calls"],
+    ["server.choosing"],
     ["server.chat"],
     ["server.service", "server.client"],
     ["server.wire", "server.doctor"],
     ["server.wire_calls", "server.wire_functions", "server.auth"],
     ["server.wire_chat"],
+    ["server.wire_openai"],
     ["server.routing"],
-    ["server.api_chat", "server.api_execute", "server.api_functions"],
+    ["server.api_chat", "server.api_execute", "server.api_functions", "server.api_openai"],
     ["server.api"],
     ["server.serving", "server.printing"],
     ["server.cli_functions"],
@@ -102,7 +104,17 @@ def test_the_registry_is_the_only_one_that_knows_its_database() -> None:
 def test_the_rest_door_is_the_only_one_that_knows_http() -> None:
     roots = {path.stem: {name.split(".")[0] for name in imports(path)} for path in MODULES}
     users = {stem for stem, found in roots.items() if not found.isdisjoint({"fastapi", "starlette"})}
-    assert users == {"api", "api_chat", "api_execute", "api_functions", "auth", "routing", "wire", "wire_chat"}
+    assert users == {
+        "api",
+        "api_chat",
+        "api_execute",
+        "api_functions",
+        "api_openai",
+        "auth",
+        "routing",
+        "wire",
+        "wire_chat",
+    }
 
 
 def test_the_engine_knows_nothing_of_http() -> None:

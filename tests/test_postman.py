@@ -146,7 +146,7 @@ def test_passes_twice_in_a_row_on_one_service_and_answers_as_saved(newman: Path,
         before = [one["name"] for one in client.get("/functions").json()]
         for turn in ("first", "second"):
             answers = asks(("word_count", {"text": "to be or not to be"})), says("'to' and 'be'.")
-            provider.write_down(json.loads(question)["messages"][0]["content"], *answers)
+            provider.write_down(json.loads(question)["messages"][0]["content"], *answers, *answers)
             report = tmp_path / f"{turn}.json"
             done = run_collection(newman, server, report, token=server.token)
             assert done.returncode == 0, f"{turn} run\n{done.stdout}{done.stderr}"

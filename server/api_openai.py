@@ -1,0 +1,72 @@
+"""The door for OpenAI's clients: the service as a model that runs its tools itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic_core import to_json
+
+from server.chat import Event, Turn
+from server.errors import AigbbError
+from server.routing import Here, routes, since, unless_gone
+from server.service import Service
+from server.wire_openai import Chunks, CompletionBody, completion, error_body, models
+
+router = routes()
+
+
+@router.get("/v1/models", tags=["chat"], summary="List models")
+async def list_models(service: Here) -> dict[str, Any]:
+    """The service as models: `aigbb` has all functions, `aigbb:TAG` those with a tag."""
+    return models(_tags(service))
+
+
+@router.post("/v1/chat/completions", tags=["chat"], summary="Complete a chat")
+async def complete(body: CompletionBody, request: Request, service: Here) -> Response:
+    """For any OpenAI client: the functions are run here, tools that the client sends come back to it.
+
+    What ran is in `aigbb`. The model behind is AIGBB_MODEL.
+    """
+    start = time.perf_counter()
+    events = service.chat.run(body.wish(_tags(service)))
+    if not body.stream:
+        turn = await unless_gone(request, _last(events))
+        return JSONResponse(completion(body, turn, since(start)))
+    # What can be refused is refused with a status, before anything is sent.
+    first = await unless_gone(request, anext(events))
+    return StreamingResponse(_chunks(body, first, events, start), media_type="text/event-stream")
+
+
+async def _last(events: AsyncGenerator[Event]) -> Turn:
+    *_, turn = [event async for event in events]
+    assert isinstance(turn, Turn)
+    return turn
+
+
+async def _chunks(
+    body: CompletionBody, first: Event, events: AsyncGenerator[Event], start: float
+) -> AsyncIterator[bytes]:
+    chunks = Chunks(body)
+    try:
+        for chunk in chunks.of(first, since(start)):
+            yield _line(chunk)
+        async for event in events:
+            for chunk in chunks.of(event, since(start)):
+                yield _line(chunk)
+        yield b"data: [DONE]\n\n"
+    except AigbbError as error:
+        yield _line(error_body(error))
+    finally:
+        await events.aclose()
+
+
+def _line(data: dict[str, Any]) -> bytes:
+    return b"data: " + to_json(data) + b"\n\n"
+
+
+def _tags(service: Service) -> set[str]:
+    return {tag for version in service.catalog.versions for tag in version.function.tags}
