@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from typing import Any, Literal
 
 from server.calls import Calls, ToolResult
@@ -204,7 +205,8 @@ class _Loop:
         if call.name in known:
             told = {"error": "not_run", "detail": "This call was not run. Ask for one call at a time."}
         else:
-            detail = f"There is no tool {call.name[:80]!r}."
+            near = get_close_matches(call.name, known, n=1)
+            detail = f"There is no tool {call.name[:80]!r}.{f' Did you mean {near[0]!r}?' if near else ''}"
             told = {
                 "error": "unknown_function",
                 "detail": detail,

@@ -44,7 +44,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         try:
             function(**given)
         except AigbbError as error:
-            _explain(error, as_json=given.get("as_json", False))
+            explain(error, as_json=given.get("as_json", False))
             raise typer.Exit(_exit_code(error)) from error
         except ValidationError as error:
             for fault in error.errors():
@@ -140,7 +140,8 @@ def _exit_code(error: AigbbError) -> int:
     return BUILD_FAILED if code in _BUILD_CODES else REFUSED
 
 
-def _explain(error: AigbbError, *, as_json: bool) -> None:
+def explain(error: AigbbError, *, as_json: bool) -> None:
+    """What went wrong and what to do about it, for a person or a program."""
     body: dict[str, Any] = {"code": error.code, "detail": error.detail, "hint": error.hint, **error.extra}
     if isinstance(error, ServiceProblem):
         body = error.body

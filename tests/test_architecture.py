@@ -42,7 +42,7 @@ ORDER = [
     ["server.api_chat", "server.api_execute", "server.api_functions", "server.api_openai"],
     ["server.api"],
     ["server.serving", "server.printing"],
-    ["server.cli_functions"],
+    ["server.cli_chat", "server.cli_functions"],
     ["server.cli_versions"],
     ["server.cli"],
     ["server.__main__"],

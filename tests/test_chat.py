@@ -167,7 +167,7 @@ def test_events_show_a_turn_as_it_goes(client: httpx2.Client, provider: Provider
 @pytest.mark.parametrize(
     ("name", "arguments", "expected"),
     [
-        ("ad", {"n": 1}, ["unknown_function", "The tools are", "add"]),
+        ("ad", {"n": 1}, ["unknown_function", "Did you mean 'add'?", "The tools are"]),
         ("add", '{"n": 3', ["invalid_arguments", "not JSON"]),
         ("add", "[1]", ["invalid_arguments", "not a JSON object"]),
         ("boom", {"n": 1}, ["ValueError: no such n"]),
