@@ -14,8 +14,9 @@ from typing import Any, Literal
 from server.calls import Calls, ToolResult
 from server.catalog import Catalog
 from server.choosing import Offer, choose, name_of
-from server.completions import Completion, Delta, ToolCall, Usage
+from server.completions import Completion, Delta, TextDelta, ToolCall, Usage
 from server.conversations import Message, answer, paired
+from server.dialects import Mode, spoken, understood
 from server.errors import AigbbError, ModelNotConfigured
 from server.llm import Asked, Model
 from server.tools import render
@@ -48,6 +49,7 @@ class Wish:
     timeout: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     client_tools: Sequence[Mapping[str, Any]] = ()
+    mode: Mode = "native"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class Round:
 
     usage: Usage
     model_ms: float
+    thoughts: str = ""
     results: tuple[ToolResult, ...] = ()
 
 
@@ -155,18 +158,20 @@ class _Loop:
             async with aclosing(self._model.stream(self._asked(final))) as items:
                 async for item in items:
                     if isinstance(item, Completion):
-                        completion = item
-                    else:
+                        completion = item if final else understood(item, self._wish.mode)
+                    elif not (isinstance(item, TextDelta) and self._wish.mode == "prompt" and not item.thought):
                         yield item
+            if self._wish.mode == "prompt" and completion.text:  # not before it is known whether it is a call
+                yield TextDelta(completion.text)
             model_ms = round((time.perf_counter() - start) * 1000, 1)
             cut: Any = _CUT_OFF.get(completion.finish or "")
             if final or cut or not completion.calls:
-                self._rounds.append(Round(completion.usage, model_ms))
+                self._rounds.append(Round(completion.usage, model_ms, completion.thoughts))
                 self.messages.append({"role": "assistant", "content": completion.text})
                 yield self._turn(cut or status, completion.text)
                 return
             if theirs := tuple(call for call in completion.calls if call.name in self._offer.own):
-                self._rounds.append(Round(completion.usage, model_ms))
+                self._rounds.append(Round(completion.usage, model_ms, completion.thoughts))
                 self.messages.append(replace(completion, calls=theirs).message)
                 yield self._turn("calls", completion.text, theirs)
                 return
@@ -174,16 +179,17 @@ class _Loop:
             for call in completion.calls:
                 yield Ready(call)
             results = await self._run(completion.calls)
-            self._rounds.append(Round(completion.usage, model_ms, tuple(results)))
+            self._rounds.append(Round(completion.usage, model_ms, completion.thoughts, tuple(results)))
             for result in results:
                 yield result
             status = self._verdict(results)
 
     def _asked(self, final: bool) -> Asked:
         choice = "none" if final else self._offer.later if self._rounds else self._offer.first
-        return Asked(
+        asked = Asked(
             self._name, paired(self.messages), self._tools, choice, self._wish.parallel_tool_calls, self._wish.options
         )
+        return spoken(asked, self._wish.mode, self._offer.versions)
 
     async def _run(self, calls: Sequence[ToolCall]) -> list[ToolResult]:
         """Every call gets its answer in the conversation, in order, whatever becomes of this turn."""

@@ -30,7 +30,10 @@ MAX_DETAIL = 500
 
 @dataclass(frozen=True)
 class Asked:
-    """A request to a model. options go to it as they are: temperature, max_tokens and their like."""
+    """A request to a model. options go to it as they are: temperature, max_tokens and their like.
+
+    functions are what tools were before there were tools; tool_choice is then their function_call.
+    """
 
     model: str
     messages: Sequence[Mapping[str, Any]]
@@ -38,6 +41,7 @@ class Asked:
     tool_choice: str | Mapping[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    functions: Sequence[Mapping[str, Any]] = ()
 
     def arguments(self, left_out: frozenset[str]) -> dict[str, Any]:
         """As the client takes them."""
@@ -47,6 +51,9 @@ class Asked:
             found["tool_choice"] = self.tool_choice or "auto"
             if self.parallel_tool_calls is not None:
                 found["parallel_tool_calls"] = self.parallel_tool_calls
+        if self.functions:
+            found["functions"] = list(self.functions)
+            found["function_call"] = self.tool_choice or "auto"
         found["stream_options"] = {"include_usage": True}
         return {name: value for name, value in found.items() if name not in left_out}
 

@@ -8,8 +8,9 @@ from fastapi.sse import ServerSentEvent
 from pydantic import ConfigDict, Field, StringConstraints, field_validator
 
 from server.calls import ToolResult
-from server.chat import Event, Ready, Status, Turn, Wish
+from server.chat import Event, Ready, Round, Status, Turn, Wish
 from server.completions import CallDelta, TextDelta, Usage
+from server.dialects import Mode
 from server.wire import Answer, Body
 from server.wire_calls import ToolRun
 
@@ -42,6 +43,9 @@ class ChatBody(Body):
     ] = "auto"
     parallel_tool_calls: Annotated[bool | None, Field(description="false: one call at a time")] = None
     strict: Annotated[bool, Field(description="Tools in strict form, where they have one")] = False
+    mode: Annotated[
+        Mode, Field(description="native tool calls, legacy functions, or a prompt for models that have neither")
+    ] = "native"
     max_rounds: Annotated[int | None, Field(ge=1, description="At most AIGBB_MAX_ROUNDS, which is the default")] = None
     session: Annotated[str | None, Field(description="A session's id: calls share its variables")] = None
     bound: Annotated[dict[str, Any], Field(description="Values of bound parameters, by name")] = {}
@@ -80,6 +84,7 @@ class ChatBody(Body):
             self.bound,
             self.timeout,
             self.options,
+            mode=self.mode,
         )
 
 
@@ -101,6 +106,7 @@ class RoundAnswer(Answer):
     """One request to the model, and the calls that it asked for."""
 
     model_ms: float
+    thoughts: Annotated[str, Field(description="What the model thought aloud")]
     usage: UsageAnswer
     runs: list[ToolRun]
 
@@ -130,13 +136,15 @@ class ChatAnswer(Answer):
             messages=[dict(message) for message in turn.messages],
             added=turn.added,
             offered=list(turn.offered),
-            rounds=[
-                RoundAnswer(model_ms=r.model_ms, usage=UsageAnswer.of(r.usage), runs=[_run(x) for x in r.results])
-                for r in turn.rounds
-            ],
+            rounds=[_round(each) for each in turn.rounds],
             usage=UsageAnswer.of(turn.usage),
             duration_ms=total_ms,
         )
+
+
+def _round(each: Round) -> RoundAnswer:
+    runs = [_run(result) for result in each.results]
+    return RoundAnswer(model_ms=each.model_ms, thoughts=each.thoughts, usage=UsageAnswer.of(each.usage), runs=runs)
 
 
 def _run(result: ToolResult) -> ToolRun:

@@ -58,6 +58,19 @@ def asks(*calls: tuple[str, Any], ids: Sequence[str] = (), finish: str = "tool_c
     return [*found, chunk(finish)]
 
 
+def asks_legacy(name: str, arguments: Any, **more: Any) -> list[Chunk]:
+    """A stream that asks for a function, as before there were tools."""
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+    first = {"name": name, "arguments": text[:2], **more}
+    return [chunk(function_call=first), chunk(function_call={"arguments": text[2:]}), chunk("function_call")]
+
+
+def asks_in_words(*calls: tuple[str, Any]) -> list[Chunk]:
+    """A stream of text that asks for calls."""
+    found = [{"name": name, "arguments": arguments} for name, arguments in calls]
+    return says(f"Let me see.\n```json\n{json.dumps(found[0] if len(found) == 1 else found)}\n```")
+
+
 def chunk(finish: str | None = None, **delta: Any) -> Chunk:
     """One piece of a stream."""
     choice = {"index": 0, "delta": delta, "finish_reason": finish}

@@ -31,7 +31,7 @@ ORDER = [
     ["server.snippets", "server.catalog", "server.changing", "server.conversations", "server.llm"],
     ["server.collection", "server.registrar"],
     ["server.calls"],
-    ["server.choosing"],
+    ["server.choosing", "server.dialects"],
     ["server.chat"],
     ["server.service", "server.client"],
     ["server.wire", "server.doctor"],

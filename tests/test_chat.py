@@ -12,7 +12,19 @@ import pytest
 
 from tests.conftest import Server, running_server
 from tests.doors import execute, problem, stream
-from tests.provider import Answer, Broken, Provider, Refusal, Silence, asks, chunk, says, serving
+from tests.provider import (
+    Answer,
+    Broken,
+    Provider,
+    Refusal,
+    Silence,
+    asks,
+    asks_in_words,
+    asks_legacy,
+    chunk,
+    says,
+    serving,
+)
 
 KEY = "sk-of-the-test"
 SOURCES = {
@@ -440,6 +452,76 @@ def test_the_key_reaches_neither_kernels_nor_the_log(
     assert KEY not in "".join(chatting.said)
 
 
+# -- models without tool calls
+
+OTHERWISE = [
+    ("ad", {"n": 1}, "Did you mean 'add'?"),
+    ("boom", {"n": 1}, "ValueError: no such n"),
+    ("add", {"n": 1, "extra": 2}, "extra"),
+    ("add", {}, "invalid_arguments"),
+    ("add", {"n": "3"}, "4"),
+    ("total", {"xs": "[1,2]"}, "3"),
+    ("flag", {"b": "false"}, "false"),
+    ("noarg", {}, "here"),
+    ("big", {"n": 300_000}, "characters cut"),
+    ("obj", {"n": 1}, "object"),
+    ("silent", {}, ""),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "expected"), OTHERWISE)
+def test_a_legacy_model_calls_functions(say: Say, requests: Requests, name: str, arguments: Any, expected: str) -> None:
+    found = say(asks_legacy(name, arguments), says("I see."), mode="legacy")
+    assert found["content"] == "I see."
+    assert expected in told(found)[0]
+    first, second = requests()
+    assert {f["name"] for f in first["functions"]} == set(SOURCES) and "tools" not in first
+    assert [m["role"] for m in second["messages"]] == ["user", "assistant", "function"]
+    assert second["messages"][2] == {"role": "function", "name": name, "content": told(found)[0]}
+
+
+@pytest.mark.parametrize(("name", "arguments", "expected"), OTHERWISE)
+def test_a_model_that_knows_only_text_calls_functions(
+    say: Say, requests: Requests, name: str, arguments: Any, expected: str
+) -> None:
+    found = say(asks_in_words((name, arguments)), says("I see."), mode="prompt")
+    assert found["content"] == "I see."
+    assert expected in told(found)[0]
+    assert found["messages"][1]["content"] == "Let me see."
+    assert found["messages"][1]["tool_calls"][0]["function"]["name"] == name
+    assert [m["role"] for m in requests()[1]["messages"]] == ["system", "user", "assistant", "user"]
+
+
+def test_several_calls_in_text_run_side_by_side(say: Say, tmp_path: Path) -> None:
+    both = [("meets", {"folder": str(tmp_path), "mine": a, "other": b}) for a, b in ("xy", "yx")]
+    assert told(say(asks_in_words(*both), says("ok"), mode="prompt")) == ["x met y", "y met x"]
+
+
+def test_json_that_is_no_call_is_an_answer(say: Say) -> None:
+    assert say(says('{"name": "Ada", "age": 36}'), mode="prompt")["content"] == '{"name": "Ada", "age": 36}'
+
+
+def test_of_text_that_is_a_call_nothing_is_shown_as_the_answer(client: httpx2.Client, provider: Provider) -> None:
+    provider.write_down("shown", asks_in_words(("add", {"n": 1})), says("It is 2."))
+    body = {"messages": [{"role": "user", "content": "shown"}], "mode": "prompt"}
+    shown = [data["text"] for kind, data in stream(client, "/chat", body) if kind == "content.delta"]
+    assert shown == ["Let me see.", "It is 2."]
+
+
+@pytest.mark.parametrize(("mode", "told_"), [("legacy", "none"), ("prompt", "answer in words now")])
+def test_at_the_limit_these_models_are_asked_for_words_too(say: Say, requests: Requests, mode: str, told_: str) -> None:
+    ask = asks_legacy("add", {"n": 1}) if mode == "legacy" else asks_in_words(("add", {"n": 1}))
+    found = say(ask, says("So far, 2."), mode=mode, max_rounds=1)
+    assert (found["status"], found["content"]) == ("limit", "So far, 2.")
+    last = requests()[-1]
+    assert told_ in (last["function_call"] if mode == "legacy" else last["messages"][0]["content"])
+
+
+def test_what_a_legacy_model_thinks_is_kept(say: Say) -> None:
+    found = say(asks_legacy("add", {"n": 1}, thoughts="I add."), says("2"), mode="legacy")
+    assert [each["thoughts"] for each in found["rounds"]] == ["I add.", ""]
+
+
 # -- bodies
 
 
@@ -452,6 +534,7 @@ def test_the_key_reaches_neither_kernels_nor_the_log(
         {"messages": [{"role": "poet", "content": "x"}]},
         {"messages": [{"role": "user", "content": "x"}], "options": {"stream": False}},
         {"messages": [{"role": "user", "content": "x"}], "max_rounds": 0},
+        {"messages": [{"role": "user", "content": "x"}], "mode": "morse"},
         {"messages": [{"role": "user", "content": "x"}], "tool": ["add"]},
     ],
 )
