@@ -209,7 +209,9 @@ class _Loop:
     def _refused(self, call: ToolCall, known: Collection[str]) -> ToolResult:
         """What is said of a call that is not run."""
         if call.name in known:
-            told = {"error": "not_run", "detail": "This call was not run. Ask for one call at a time."}
+            told = {"error": "not_run", "detail": "This call was not run."}
+            if self._wish.parallel_tool_calls is False:
+                told["hint"] = "Ask for one call at a time."
         else:
             near = get_close_matches(call.name, known, n=1)
             detail = f"There is no tool {call.name[:80]!r}.{f' Did you mean {near[0]!r}?' if near else ''}"

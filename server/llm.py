@@ -45,7 +45,7 @@ class Asked:
 
     def arguments(self, left_out: frozenset[str]) -> dict[str, Any]:
         """As the client takes them."""
-        found: dict[str, Any] = {"model": self.model, "messages": list(self.messages), "stream": True, **self.options}
+        found: dict[str, Any] = {"model": self.model, "messages": list(self.messages), "stream": True}
         if self.tools:
             found["tools"] = [_without_strict(tool) for tool in self.tools] if "strict" in left_out else [*self.tools]
             found["tool_choice"] = self.tool_choice or "auto"
@@ -54,6 +54,10 @@ class Asked:
         if self.functions:
             found["functions"] = list(self.functions)
             found["function_call"] = self.tool_choice or "auto"
+        if self.options:
+            found["extra_body"] = dict(
+                self.options
+            )  # not as arguments: the client knows some of its own, and refuses others
         found["stream_options"] = {"include_usage": True}
         return {name: value for name, value in found.items() if name not in left_out}
 

@@ -17,6 +17,7 @@ from server.wire_calls import ToolRun
 ROLES = ("system", "developer", "user", "assistant", "tool")
 # What a request says in words of its own.
 _OWN = {"model", "messages", "stream", "stream_options", "tools", "tool_choice", "parallel_tool_calls", "functions"}
+_OWN |= {"function_call", "n"}
 
 
 class ChatBody(Body):

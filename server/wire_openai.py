@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, field_validator
 from server.calls import ToolResult
 from server.chat import Event, Ready, Turn, Wish
 from server.completions import TextDelta, as_tool_call
-from server.errors import AigbbError, UnknownModel
+from server.errors import AigbbError, InvalidRequest, UnknownModel
 from server.wire import Body
 from server.wire_chat import ROLES, ChatAnswer, UsageAnswer
 
@@ -48,9 +48,11 @@ class CompletionBody(Body):
         return messages
 
     def wish(self, tags: Iterable[str]) -> Wish:
-        """The same as a value of ours. Raises UnknownModel for another name than those of `models`."""
+        """The same as a value of ours. Raises UnknownModel for another name than those of `models`, InvalidRequest."""
         if self.model not in names(tags):
             raise UnknownModel(f"There is no model {self.model[:80]!r}.", suggestions=names(tags))
+        if {"functions", "function_call"} & (self.model_extra or {}).keys():
+            raise InvalidRequest("functions and function_call are not taken here: send tools and tool_choice.")
         tag = self.model.partition(":")[2]
         extra = {name: value for name, value in (self.model_extra or {}).items() if value is not None}
         return Wish(

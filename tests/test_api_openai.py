@@ -191,10 +191,11 @@ def test_choices_are_of_both(
 
 
 def test_what_is_not_ours_goes_to_the_model(ask: Ask, provider: Provider, request: pytest.FixtureRequest) -> None:
-    ask(says("ok"), temperature=0.2, max_tokens=5, user="me", response_format={"type": "text"})
+    more = {"extra_body": {"top_k": 3}}
+    ask(says("ok"), temperature=0.2, max_tokens=5, user="me", response_format={"type": "text"}, **more)
     [asked] = sent(provider, request)
     assert {"temperature": 0.2, "max_tokens": 5, "model": "behind"}.items() <= asked.items()
-    assert asked["response_format"] == {"type": "text"}
+    assert (asked["response_format"], asked["top_k"]) == ({"type": "text"}, 3)
     assert "user" not in asked
 
 
@@ -213,6 +214,8 @@ def test_refusals_have_the_form_that_the_client_reads(ask: Ask, stream: bool) ->
     with pytest.raises(openai.UnprocessableEntityError, match="sometimes") as refused:
         ask(tool_choice="sometimes", stream=stream)
     assert refused.value.code == "invalid_request"
+    with pytest.raises(openai.UnprocessableEntityError, match="send tools"):
+        ask(functions=[{"name": "f", "parameters": {"type": "object"}}], stream=stream)
     with pytest.raises(openai.InternalServerError, match="not today") as failed:
         ask(Refusal(400, "not today"), stream=stream)
     assert (failed.value.status_code, failed.value.code) == (502, "model_failed")

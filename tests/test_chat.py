@@ -353,8 +353,9 @@ def test_strict_tools_are_marked_as_such(say: Say, requests: Requests) -> None:
 
 
 def test_options_reach_the_model_as_they_are(say: Say, requests: Requests) -> None:
-    say(says("ok"), options={"temperature": 0.5, "max_tokens": 7}, model="another")
-    assert {"temperature": 0.5, "max_tokens": 7, "model": "another"}.items() <= requests()[0].items()
+    options = {"temperature": 0.5, "max_tokens": 7, "top_k": 3, "extra_headers": {"X": "y"}, "timeout": 1}
+    say(says("ok"), options=options, model="another")
+    assert {**options, "model": "another"}.items() <= requests()[0].items()
 
 
 def test_of_too_many_tools_those_that_fit_the_question_are_offered(client: httpx2.Client, provider: Provider) -> None:
@@ -533,6 +534,7 @@ def test_what_a_legacy_model_thinks_is_kept(say: Say) -> None:
         {"messages": [{"content": "no role"}]},
         {"messages": [{"role": "poet", "content": "x"}]},
         {"messages": [{"role": "user", "content": "x"}], "options": {"stream": False}},
+        {"messages": [{"role": "user", "content": "x"}], "options": {"n": 2}},
         {"messages": [{"role": "user", "content": "x"}], "max_rounds": 0},
         {"messages": [{"role": "user", "content": "x"}], "mode": "morse"},
         {"messages": [{"role": "user", "content": "x"}], "tool": ["add"]},
