@@ -55,9 +55,7 @@ class Asked:
             found["functions"] = list(self.functions)
             found["function_call"] = self.tool_choice or "auto"
         if self.options:
-            found["extra_body"] = dict(
-                self.options
-            )  # not as arguments: the client knows some of its own, and refuses others
+            found["extra_body"] = dict(self.options)  # as arguments, some would be for the client itself
         found["stream_options"] = {"include_usage": True}
         return {name: value for name, value in found.items() if name not in left_out}
 
