@@ -382,7 +382,7 @@ def test_every_command_but_serve_answers_json_and_takes_an_address() -> None:
     commands: dict[str, Any] = vars(typer.main.get_command(app))["commands"]
     flags = {name: {flag for p in one.params for flag in p.opts} for name, one in commands.items()}
     assert sorted(flags) == [
-        "activate", "call", "delete", "diff", "doctor", "execute", "functions", "history", "kernels",
+        "activate", "call", "chat", "delete", "diff", "doctor", "execute", "functions", "history", "kernels",
         "register", "serve", "sessions", "show", "sync", "tools", "versions",
     ]  # fmt: skip
     assert [name for name in flags if not {"--json", "--url"} <= flags[name]] == ["serve"]
