@@ -10,16 +10,24 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, Server, running_server
+from tests.provider import Provider, asks, says, serving
 
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Server]:
+def provider() -> Iterator[Provider]:
+    """The model of the examples that talk to one."""
+    with serving() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, cache: Path, provider: Provider) -> Iterator[Server]:
     """A service without functions. No two examples ask for the same package, so their order does not matter."""
     folder = tmp_path_factory.mktemp("examples")
     (folder / "aigbb_functions").mkdir()
-    with running_server(folder, cache) as started:
+    with running_server(folder, cache, {"OPENAI_BASE_URL": provider.url}, model="m") as started:
         yield started
 
 
@@ -65,6 +73,21 @@ def test_typed_calls(service: Server) -> None:
         "wrong: rom: There is no such argument",
         "rename: {'rom': 'room'}",
         "result: {'room': 'double', 'leaves': '2030-05-03'}",
+    ]
+    assert names(service) == []
+
+
+def test_chat(service: Server, provider: Provider) -> None:
+    both = [("example_forecast", {"city": city}) for city in ("Rome", "London")]
+    question = "Where do I need an umbrella tomorrow, in Rome or in London?"
+    provider.write_down(question, asks(*both), says("In London."), says("A coat."))
+    assert run(service, "chat") == [
+        'asks for example_forecast {"city": "Rome"}',
+        'asks for example_forecast {"city": "London"}',
+        'is told  {"city":"Rome","sky":"sun","degrees":16}',
+        'is told  {"city":"London","sky":"rain","degrees":18}',
+        "done: In London.",
+        "done: A coat.",
     ]
     assert names(service) == []
 
