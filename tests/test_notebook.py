@@ -9,6 +9,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from tests.conftest import ROOT, Server, running_server
 
 EXAMPLE = ROOT / "examples" / "notebook.ipynb"
 # As a careful user has it; without, each kernel warns on the terminal that nothing is encrypted.
-ENCRYPTED = Config({"KernelManager": {"transport_encryption": "required"}})
+ENCRYPTED = {"transport_encryption": "required"}
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,22 @@ class Notebook:
 
 
 @contextmanager
-def open_notebook(kernel: str = ALIAS) -> Iterator[Notebook]:
+def encrypted() -> Iterator[Config]:
+    """Over sockets with names: another process may take a port between its choice and its use."""
+    with tempfile.TemporaryDirectory(prefix="aigbb-") as folder:
+        yield Config({"KernelManager": {**ENCRYPTED, "transport": "ipc", "ip": f"{folder}/k"}})
+
+
+@contextmanager
+def open_notebook(kernel: str = ALIAS, config: Config | None = None) -> Iterator[Notebook]:
     """Open a notebook; its kernel ends with the block."""
     empty = nbformat.v4.new_notebook()  # type: ignore[no-untyped-call]
-    client = NotebookClient(
-        empty, kernel_name=kernel, config=ENCRYPTED, timeout=60, startup_timeout=60, allow_errors=True
-    )
-    with client.setup_kernel():
-        yield Notebook(client)
+    with encrypted() as named:
+        client = NotebookClient(
+            empty, kernel_name=kernel, config=config or named, timeout=60, startup_timeout=60, allow_errors=True
+        )
+        with client.setup_kernel():
+            yield Notebook(client)
 
 
 def read_example() -> nbformat.NotebookNode:
@@ -148,10 +157,17 @@ def test_the_numbered_kernel_has_every_function_too(service: Server) -> None:
         assert opened.run("word_count('a b a')").result == "{'a': 2, 'b': 1}"
 
 
+@pytest.mark.usefixtures("service")
+def test_a_notebook_is_reached_by_ports_too() -> None:
+    with open_notebook(config=Config({"KernelManager": ENCRYPTED})) as notebook:
+        assert notebook.run("6 * 7").result == "42"
+
+
 def test_the_example_notebook_runs_as_it_is(service: Server, tmp_path: Path) -> None:
     example = read_example()
     assert example.metadata.kernelspec.name == ALIAS
-    NotebookClient(example, config=ENCRYPTED, timeout=60, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    with encrypted() as config:
+        NotebookClient(example, config=config, timeout=60, resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = {cell.id: cell.outputs for cell in example.cells if cell.cell_type == "code"}
     assert shown["by-name"][0].data["text/plain"] == "{'it': 4, 'was': 4, 'the': 4}"
     assert "Count the words of a text" in shown["help"][0].text
