@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from server.calls import Calls, ToolResult
 from server.catalog import Catalog
-from server.choosing import Offer, choose, name_of
+from server.choosing import Offer, choose
 from server.completions import Completion, Delta, TextDelta, ToolCall, Usage
-from server.conversations import Message, answer, paired
+from server.conversations import Message, answer, name_of, paired
 from server.dialects import Mode, spoken, understood
 from server.errors import AigbbError, ModelNotConfigured
 from server.llm import Asked, Model

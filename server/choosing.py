@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from server.catalog import Catalog
-from server.conversations import Message
+from server.conversations import Message, name_of
 from server.errors import InvalidRequest
 from server.registry import Version
 
@@ -60,12 +60,6 @@ def _fitting(
     ranked = [*(v for v in versions if v.function.name == forced), *found, *versions]
     kept = list(dict.fromkeys(v.function.name for v in ranked))[:MAX_OFFERED]
     return [v for v in versions if v.function.name in kept]
-
-
-def name_of(tool: Mapping[str, Any]) -> str:
-    """The name in a tool's definition, or in what refers to one."""
-    function = tool.get("function")
-    return str((function if isinstance(function, Mapping) else tool).get("name") or "")
 
 
 def question(messages: Sequence[Message]) -> str:

@@ -38,20 +38,16 @@ def paired(messages: Sequence[Message]) -> list[dict[str, Any]]:
     return found
 
 
-def unanswered(messages: Sequence[Message]) -> list[ToolCall]:
-    """The calls of the last message that asks, as far as nothing after it answers them."""
-    last = next((n for n in reversed(range(len(messages))) if calls_of(messages[n])), None)
-    if last is None or any(m.get("role") != "tool" for m in messages[last + 1 :]):
-        return []
-    calls = calls_of(messages[last])
-    taken = _matched(calls, [dict(m) for m in messages[last + 1 :]])
-    return [call for call, answer in zip(calls, taken, strict=True) if answer is None]
-
-
 def calls_of(message: Message) -> list[ToolCall]:
     """The tool calls of an assistant's message, as it has them."""
     asked = message.get("tool_calls") if message.get("role") == "assistant" else None
     return [_call(part) for part in asked if isinstance(part, Mapping)] if isinstance(asked, list) else []
+
+
+def name_of(tool: Mapping[str, Any]) -> str:
+    """The name in a tool's definition, or in what refers to one."""
+    function = tool.get("function")
+    return str((function if isinstance(function, Mapping) else tool).get("name") or "")
 
 
 def answer(call: ToolCall, content: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any, Literal
 
 from server.completions import Completion, ToolCall, mended
-from server.conversations import Message, calls_of
+from server.conversations import Message, calls_of, name_of
 from server.llm import Asked
 from server.registry import Version
 from server.tools import render
@@ -92,7 +92,7 @@ def _legacy_choice(asked: Asked) -> str | Mapping[str, Any]:
     """That some function must be called cannot be said in this form."""
     choice = asked.tool_choice
     if isinstance(choice, Mapping):
-        return {"name": choice["function"]["name"] if "function" in choice else choice["name"]}
+        return {"name": name_of(choice)}
     return "none" if choice == "none" else "auto"
 
 
@@ -128,7 +128,7 @@ def _with_system(text: str, messages: list[dict[str, Any]]) -> list[dict[str, An
 
 def _demand(choice: str | Mapping[str, Any] | None) -> str:
     if isinstance(choice, Mapping):
-        return f"\n\nUse the tool {choice['function']['name'] if 'function' in choice else choice['name']} now."
+        return f"\n\nUse the tool {name_of(choice)} now."
     told = {"required": "Use at least one tool now.", "none": "Use no tool any more: answer in words now."}
     return f"\n\n{told[choice]}" if choice in told else ""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi.sse import ServerSentEvent
-from pydantic import ConfigDict, Field, StringConstraints, field_validator
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, field_validator
 
 from server.calls import ToolResult
 from server.chat import Event, Ready, Round, Status, Turn, Wish
@@ -20,6 +20,20 @@ _OWN = {"model", "messages", "stream", "stream_options", "tools", "tool_choice",
 _OWN |= {"function_call", "n"}
 
 
+def _with_roles(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    for number, message in enumerate(messages):
+        if message.get("role") not in ROLES:
+            raise ValueError(f"Message {number} has no role of {', '.join(ROLES)}.")
+    return messages
+
+
+Messages = Annotated[
+    list[dict[str, Any]],
+    Field(min_length=1, max_length=2000, description="As chat completions have them; an answer's can be sent back"),
+    AfterValidator(_with_roles),
+]
+
+
 class ChatBody(Body):
     """One turn: a conversation whose last message is to be answered."""
 
@@ -31,10 +45,7 @@ class ChatBody(Body):
         }
     )
 
-    messages: Annotated[
-        list[dict[str, Any]],
-        Field(min_length=1, max_length=2000, description="As chat completions have them; an answer's can be sent back"),
-    ]
+    messages: Messages
     model: Annotated[str | None, StringConstraints(min_length=1), Field(description="Default AIGBB_MODEL")] = None
     tools: Annotated[list[str], Field(description="Functions that the model is offered; default all")] = []
     tags: Annotated[list[str], Field(description="Only functions with one of these tags")] = []
@@ -54,14 +65,6 @@ class ChatBody(Body):
     options: Annotated[
         dict[str, Any], Field(description="For the model, as they are: temperature, max_tokens and their like")
     ] = {}
-
-    @field_validator("messages")
-    @classmethod
-    def _roles(cls, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        for number, message in enumerate(messages):
-            if message.get("role") not in ROLES:
-                raise ValueError(f"Message {number} has no role of {', '.join(ROLES)}.")
-        return messages
 
     @field_validator("options")
     @classmethod

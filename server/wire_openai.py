@@ -7,18 +7,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any
 from uuid import uuid4
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field
 
 from server.calls import ToolResult
 from server.chat import Event, Ready, Turn, Wish
 from server.completions import TextDelta, as_tool_call
 from server.errors import AigbbError, InvalidRequest, UnknownModel
 from server.wire import Body
-from server.wire_chat import ROLES, ChatAnswer, UsageAnswer
+from server.wire_chat import ChatAnswer, Messages, UsageAnswer
 
 NAME = "aigbb"
-# What is of no use to the model behind, or is decided here.
-_OURS = {"model", "messages", "tools", "tool_choice", "parallel_tool_calls", "stream", "stream_options", "n", "user"}
 _FINISH = {"calls": "tool_calls", "length": "length", "filtered": "content_filter"}
 
 
@@ -31,21 +29,13 @@ class CompletionBody(Body):
     )
 
     model: Annotated[str, Field(description="aigbb for all functions, aigbb:TAG for those with a tag")]
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=2000)]
+    messages: Messages
     tools: Annotated[list[dict[str, Any]] | None, Field(description="Your own: calls of these come back to you")] = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
     n: Annotated[int | None, Field(ge=1, le=1)] = None
-
-    @field_validator("messages")
-    @classmethod
-    def _roles(cls, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        for number, message in enumerate(messages):
-            if message.get("role") not in ROLES:
-                raise ValueError(f"Message {number} has no role of {', '.join(ROLES)}.")
-        return messages
 
     def wish(self, tags: Iterable[str]) -> Wish:
         """The same as a value of ours. Raises UnknownModel for another name than those of `models`, InvalidRequest."""
@@ -55,12 +45,13 @@ class CompletionBody(Body):
             raise InvalidRequest("functions and function_call are not taken here: send tools and tool_choice.")
         tag = self.model.partition(":")[2]
         extra = {name: value for name, value in (self.model_extra or {}).items() if value is not None}
+        extra.pop("user", None)  # who asks is of no use to the model behind
         return Wish(
             self.messages,
             tags=(tag,) if tag else (),
             tool_choice=self.tool_choice or "auto",
             parallel_tool_calls=self.parallel_tool_calls,
-            options={name: value for name, value in extra.items() if name not in _OURS},
+            options=extra,
             client_tools=self.tools or (),
         )
 

@@ -37,6 +37,7 @@ from kernels.progress import silent
 from kernels.provisioner import SOCKET
 from server.settings import Settings
 from server.snapshots import write_snapshot
+from tests.provider import Provider, serving
 
 ROOT = Path(__file__).parents[1]
 
@@ -261,6 +262,13 @@ def server(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Se
     folder = tmp_path_factory.mktemp("server")
     shutil.copytree(ROOT / "aigbb_functions", folder / "aigbb_functions", ignore=shutil.ignore_patterns("__pycache__"))
     with running_server(folder, cache) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[Provider]:
+    """A model's service that says what tests have written down."""
+    with serving() as started:
         yield started
 
 

@@ -12,7 +12,7 @@ import pytest
 from openai import OpenAI
 
 from tests.conftest import Server, running_server
-from tests.provider import Answer, Broken, Provider, Refusal, asks, chunk, says, serving
+from tests.provider import Answer, Broken, Provider, Refusal, asks, chunk, says
 
 SOURCES = {
     "add": ('def add(n: int) -> int:\n    """Add one."""\n    return n + 1\n', ["sums"]),
@@ -26,13 +26,6 @@ WEATHER: Any = {
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
     },
 }
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[Provider]:
-    """The model behind."""
-    with serving() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

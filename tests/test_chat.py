@@ -23,7 +23,6 @@ from tests.provider import (
     asks_legacy,
     chunk,
     says,
-    serving,
 )
 
 KEY = "sk-of-the-test"
@@ -50,13 +49,6 @@ def meets(folder: Path, mine: str, other: str) -> str:
     "whose": "def whose(user_id: str, thing: str) -> str:\n    return f'{thing} of {user_id}'\n",
 }
 MORE: dict[str, dict[str, Any]] = {"whose": {"bound": ["user_id"], "tags": ["own"]}, "add": {"tags": ["sums"]}}
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[Provider]:
-    """The model's service."""
-    with serving() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

@@ -12,16 +12,9 @@ from typer.testing import CliRunner, Result
 from server import printing
 from server.cli import app
 from tests.conftest import Server, running_server
-from tests.provider import Provider, Refusal, asks, chunk, says, serving
+from tests.provider import Provider, Refusal, asks, chunk, says
 
 Run = Callable[..., Result]
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[Provider]:
-    """The model's service."""
-    with serving() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.conversations import UNANSWERED, answer, calls_of, paired, unanswered
+from server.conversations import UNANSWERED, answer, calls_of, paired
 
 USER: dict[str, Any] = {"role": "user", "content": "go"}
 
@@ -81,13 +81,6 @@ def test_arguments_become_text() -> None:
 
 def test_what_else_is_in_a_message_stays() -> None:
     assert paired([asking("a", content="I look.", name="me"), told("a")])[0]["content"] == "I look."
-
-
-def test_unanswered_calls_are_those_at_the_end() -> None:
-    assert [c.id for c in unanswered([USER, asking("a", "b"), told("b")])] == ["a"]
-    assert unanswered([USER, asking("a"), told("a")]) == []
-    assert unanswered([USER, asking("a"), USER]) == []
-    assert unanswered([]) == []
 
 
 def test_an_answer_is_under_the_calls_id() -> None:

@@ -10,16 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, Server, running_server
-from tests.provider import Provider, asks, says, serving
+from tests.provider import Provider, asks, says
 
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[Provider]:
-    """The model of the examples that talk to one."""
-    with serving() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")
