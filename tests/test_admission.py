@@ -179,7 +179,7 @@ async def test_who_is_refused_is_told_what_the_last_executions_took() -> None:
     admission = Admission(1, 0)
     async with admission.admitted():
         await asyncio.sleep(0.01)
-    assert admission.held >= 0.01
+    assert admission.held > 0
     async with admission.admitted():
         admission.held = 7.5
         with pytest.raises(PoolExhausted) as refused:

@@ -459,6 +459,8 @@ async def test_the_end_of_the_pool_is_the_end_of_every_kernel(launch: Launch) ->
         code = f"import os\nprint(os.getpid(), flush=True)\n{SLEEP}"
         streams = [pool.execute(Task.code(code), session=name, timeout=600, max_output=999) for name in (None, "s")]
         said = [item for _, item in [await anext(stream) for stream in streams]]
+        await until(lambda: pool.spares == 1)
+        await pool.open_session()  # takes the spare, so who comes late has to start a kernel
         late = asyncio.create_task(run(pool, "1"))
         starting = [asyncio.create_task(pool.open_session()) for _ in range(2)]
         await asyncio.sleep(0)
