@@ -27,7 +27,7 @@ class Home:
     def create(cls, path: Path, cache: Path | None = None) -> Home:
         """Make the folders that are missing. Raises OSError where the disk says no."""
         home = cls(path.absolute(), (cache or path / "cache").absolute())
-        for folder in (home.path, home.generations, home.snapshots, home.work, home.cache):
+        for folder in (home.path, home.generations, home.snapshots, home.work, home.results, home.cache):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         home.path.chmod(0o700)
         return home
@@ -46,6 +46,11 @@ class Home:
     def work(self) -> Path:
         """One working folder a kernel, gone with it."""
         return self.path / "work"
+
+    @property
+    def results(self) -> Path:
+        """Pictures and wholes of results, one file each."""
+        return self.path / "results"
 
     @property
     def database(self) -> Path:

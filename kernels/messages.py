@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from kernels.outputs import Bundle, Clear, Display, Error, Output, Refused, Result, Returned, Stream
+from kernels.outputs import Bundle, Clear, Cut, Display, Error, Output, Refused, Result, Returned, Stream
 
 
 def from_message(kind: str, content: Mapping[str, Any]) -> Output | None:
@@ -50,11 +50,23 @@ def from_call(reply: Mapping[str, Any]) -> Returned | Refused | None:
     """A kernel's answer to a call, or None where the function raised."""
     match reply:
         case {"status": "ok", "content": content}:
-            version = reply.get("version")
-            return Returned(clean_json(reply.get("result")), clean(content), version if isinstance(version, int) else 0)
+            version, lost = reply.get("version"), "result" not in reply
+            number = version if isinstance(version, int) else 0
+            return Returned(clean_json(reply.get("result")), clean(content), number, _cut(reply.get("cut")), lost)
         case {"status": "refused", "errors": list(errors)}:
             kept = [clean_json(error) for error in errors[:100] if isinstance(error, dict)]
             return Refused(tuple(kept))
+    return None
+
+
+# More than any text can have: what code in a kernel forges must be a number that can be printed.
+_MOST = 10**12
+
+
+def _cut(told: Any) -> Cut | None:
+    match told:
+        case {"tail": tail, "left_out": int(left_out)}:
+            return Cut(clean(tail), min(max(0, left_out), _MOST))
     return None
 
 

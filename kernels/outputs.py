@@ -77,15 +77,26 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
+class Cut:
+    """What a text goes on with after a gap of so many characters; neither, where it says in words what is missing."""
+
+    tail: str = ""
+    left_out: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Returned:
     """What a call gave back. value is its JSON form, content the text that a model should see.
 
-    version is that of the function that ran, 0 where the kernel was given its source.
+    version is that of the function that ran, 0 where the kernel was given its source. cut: content is only the
+    beginning. lost: the value was too large, and is None.
     """
 
     value: Any
     content: str
     version: int = 0
+    cut: Cut | None = None
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,11 +313,12 @@ class Cap:
             yield type(item)({"text/plain": f"[{kinds}: {size:,} characters left out, over the cap]"}, {})
 
     def _value(self, item: Returned) -> Returned:
-        item = replace(item, content=self._middle(item.content, self.limit))
+        cut = replace(item.cut, tail=self._middle(item.cut.tail, self.limit)) if item.cut else None
+        item = replace(item, content=self._middle(item.content, self.limit), cut=cut)
         if _size({"": item.value}) <= self.limit:
             return item
         self.truncated = True
-        return replace(item, value=None)
+        return replace(item, value=None, lost=True)
 
     def _refusal(self, item: Refused) -> Refused:
         """All of it, or the first errors that fit."""

@@ -1,20 +1,29 @@
-"""The REST door to chat: a turn of a conversation, as JSON or as events."""
+"""The REST door to chat: turns of conversations, as JSON or as events; what is kept, and what waits for a person."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import aclosing
 
 from fastapi import Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from server import wire
-from server.chat import Turn
+from server.chat import is_of_tools
 from server.errors import AigbbError
 from server.routing import Here, as_json, event_routes, routes, since, unless_gone
-from server.service import Service
-from server.wire_chat import ChatAnswer, ChatBody, chat_event
+from server.turns import Event, Turn
+from server.wire_approvals import ApprovalAnswer, ApprovalsAnswer, DecideBody
+from server.wire_calls import RunToolsAnswer
+from server.wire_chat import (
+    ChatAnswer,
+    ChatBody,
+    ConversationAnswer,
+    ConversationsAnswer,
+    ConversationSummary,
+    chat_event,
+)
 
 router, events = routes(), event_routes()
 
@@ -22,13 +31,8 @@ router, events = routes(), event_routes()
 @events.post("/chat", response_class=EventSourceResponse)
 async def chat_events(body: ChatBody, request: Request, service: Here) -> AsyncIterable[ServerSentEvent]:
     """A turn as it goes; the last event is `done`, or `problem`."""
-    start = time.perf_counter()
-    try:
-        async with aclosing(service.chat.run(body.wish())) as turn:
-            async for event in turn:
-                yield chat_event(event, since(start))
-    except AigbbError as error:
-        yield ServerSentEvent(event="problem", data=wire.problem_body(error, request))
+    async for event in _events(service.chat.run(body.wish()), request):
+        yield event
 
 
 @router.post("/chat", response_model=ChatAnswer, tags=["chat"], summary="Answer a conversation")
@@ -37,13 +41,88 @@ async def chat(body: ChatBody, request: Request, service: Here) -> Response:
 
     Ask for `text/event-stream` to see it happen.
     """
+    return await _whole(service.chat.run(body.wish()), request)
+
+
+@router.get("/conversations", tags=["chat"], summary="List conversations")
+async def list_conversations(service: Here) -> ConversationsAnswer:
+    """Conversations that are kept, the one that went on last first; at most 200."""
+    chat_ = service.chat
+    found = [ConversationSummary.of(one, chat_.status_of(one)) for one in await chat_.conversations()]
+    return ConversationsAnswer(conversations=found)
+
+
+@router.get("/conversations/{identity}", tags=["chat"], summary="Show a conversation")
+async def show_conversation(identity: str, service: Here) -> ConversationAnswer:
+    """A conversation as it was left. Go on with POST /chat and its id."""
+    found = await service.chat.conversation(identity)
+    return ConversationAnswer.of(found, service.chat.status_of(found))
+
+
+@router.delete("/conversations/{identity}", tags=["chat"], status_code=204, summary="Forget a conversation")
+async def delete_conversation(identity: str, service: Here) -> None:
+    """Forget a conversation, and what waits in it."""
+    await service.chat.delete(identity)
+
+
+@router.get("/approvals", tags=["chat"], summary="List what waits for a person")
+async def list_approvals(service: Here) -> ApprovalsAnswer:
+    """Calls that models asked for and that wait for a decision, oldest first."""
+    now = time.time()
+    return ApprovalsAnswer(approvals=[ApprovalAnswer.of_kept(one, now) for one in await service.chat.approvals()])
+
+
+@router.get("/approvals/{identity}", tags=["chat"], summary="Show what waits")
+async def show_approval(identity: str, service: Here) -> ApprovalAnswer:
+    """Calls that wait, or what became of them."""
+    return ApprovalAnswer.of_kept(await service.chat.approval(identity), time.time())
+
+
+@events.post("/approvals/{identity}", response_class=EventSourceResponse)
+async def decide_events(
+    identity: str, body: DecideBody, request: Request, service: Here
+) -> AsyncIterable[ServerSentEvent]:
+    """A turn that goes on, as it goes; the last event is `done`, or `problem`."""
+    try:
+        approval = await service.chat.approval(identity)
+    except AigbbError as error:
+        yield ServerSentEvent(event="problem", data=wire.problem_body(error, request))
+        return
+    async for event in _events(service.chat.decide(approval, body.all(), body.place()), request):
+        yield event
+
+
+@router.post("/approvals/{identity}", response_model=ChatAnswer | RunToolsAnswer, tags=["chat"], summary="Decide")
+async def decide(identity: str, body: DecideBody, request: Request, service: Here) -> Response:
+    """Say what is to become of each call that waits: then the turn goes on, and this is what it comes to.
+
+    Of calls that came by /tools/run the answer is what that would have answered.
+    """
+    approval = await service.chat.approval(identity)
+    if is_of_tools(approval):
+        turn = await unless_gone(request, service.chat.decide_tools(approval, body.all()))
+        return as_json(RunToolsAnswer.of(turn))
+    return await _whole(service.chat.decide(approval, body.all(), body.place()), request)
+
+
+async def _events(turn: AsyncGenerator[Event], request: Request) -> AsyncIterable[ServerSentEvent]:
     start = time.perf_counter()
-    turn = await unless_gone(request, _whole(service, body))
-    return as_json(ChatAnswer.of(turn, since(start)))
+    try:
+        async with aclosing(turn):
+            async for event in turn:
+                yield chat_event(event, since(start))
+    except AigbbError as error:
+        yield ServerSentEvent(event="problem", data=wire.problem_body(error, request))
 
 
-async def _whole(service: Service, body: ChatBody) -> Turn:
-    async with aclosing(service.chat.run(body.wish())) as events_:
-        *_, turn = [event async for event in events_]
-    assert isinstance(turn, Turn)
-    return turn
+async def _whole(turn: AsyncGenerator[Event], request: Request) -> Response:
+    start = time.perf_counter()
+    done = await unless_gone(request, _last(turn))
+    return as_json(ChatAnswer.of(done, since(start)))
+
+
+async def _last(turn: AsyncGenerator[Event]) -> Turn:
+    async with aclosing(turn):
+        *_, last = [event async for event in turn]
+    assert isinstance(last, Turn)
+    return last

@@ -15,6 +15,7 @@ from kernels.kernel import Kernel
 from kernels.outputs import Execution, Output, fold_all
 from server import wire
 from server.errors import AigbbError
+from server.results import BYTES, KINDS
 from server.routing import Here, QuickRoute, as_json, event_routes, routes, since, unless_gone
 from server.service import Service
 from server.wire_calls import CallAnswer, RunToolsAnswer, RunToolsBody
@@ -114,13 +115,26 @@ router.add_api_route(
 
 @router.post("/tools/run", tags=["tools"], summary="Run tool calls")
 async def run_tools(body: RunToolsBody, request: Request, service: Here) -> RunToolsAnswer:
-    """Run a model's tool calls, side by side, and answer the messages to append to the conversation, in order.
+    """Run a model's tool calls, and answer the messages to append to the conversation, in order.
 
-    What goes wrong in a call is its message's content, for the model to act on.
+    Calls of functions that only read run side by side, all others one after the other, and not before a person has
+    decided: see `approval`. What goes wrong in a call is its message's content, for the model to act on.
     """
-    calls = [one.call() for one in body.tool_calls]
-    work = service.calls.run_tools(calls, body.bound, session=body.session, timeout=body.timeout)
-    return RunToolsAnswer.of(body, await unless_gone(request, work))
+    work = service.chat.run_tools(body.calls(), body.forms(), body.terms())
+    return RunToolsAnswer.of(await unless_gone(request, work))
+
+
+@router.get(
+    "/results/{name}", tags=["tools"], summary="Get a result", response_class=Response,
+    responses={200: {"description": "The picture, or the whole of a result", "content": {
+        kind: {"schema": {"type": "string", "format": "binary"}} for kind in (*KINDS.values(), BYTES)
+    }}},
+)  # fmt: skip
+async def result(name: str, service: Here) -> Response:
+    """Get a picture that a call showed, or the whole of a result of which a model was shown a part."""
+    data, kind = await service.results.read(name)
+    headers = {"Content-Disposition": "attachment"} if kind == BYTES else None
+    return Response(data, headers=headers, media_type=kind)
 
 
 # -- sessions

@@ -10,10 +10,10 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic_core import to_json
 
-from server.chat import Event, Turn
 from server.errors import AigbbError
 from server.routing import Here, routes, since, unless_gone
 from server.service import Service
+from server.turns import Event, Turn
 from server.wire_openai import Chunks, CompletionBody, completion, error_body, models
 
 router = routes()

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from kernels.environments import Generation
 from kernels.errors import AigbbError
 from kernels.kernel import Kernel, Launch
-from kernels.outputs import Display, Execution, Output, Refused, Returned, fold_all
+from kernels.outputs import Execution, Output, Refused, Returned, fold_all
 from kernels.pool import Pool
 from kernels.tasks import Task
 from server.completions import ToolCall
@@ -23,6 +23,7 @@ from server.registrar import Registrar, find
 from server.registry import GenerationRow, Registry, Version
 from server.schemas import validate
 from server.settings import Settings
+from server.telling import Mask, Teller, Told
 
 MAX_LISTED = 50
 # What a model can do about a refusal. Hints are otherwise for those who send requests.
@@ -42,7 +43,7 @@ class Called:
     kernel: str
     hint: Hint | None
     total_ms: float
-    budget: int
+    told: Told
 
     @property
     def number(self) -> int:
@@ -52,32 +53,45 @@ class Called:
     @property
     def content(self) -> str | None:
         """The result as text for a model. Of a function that returns nothing, what it printed and showed instead."""
-        if self.returned is None or self.returned.value is not None or self.execution.done.truncated:
-            return self.returned.content if self.returned else None
-        shown = [o for o in self.execution.outputs if isinstance(o, Display)]
-        kinds = ", ".join(sorted({max(o.data, key=_richness) for o in shown if o.data}))
-        parts = [self.returned.content, *([f"It showed: {kinds}."] if kinds else [])]
-        if printed := self.execution.text("stdout").strip():
-            parts.append(f"It printed:\n{printed}")
-        return _cut("\n".join(parts), self.budget)
-
-
-def _richness(kind: str) -> tuple[bool, bool]:
-    return kind.startswith("image/"), kind != "text/plain"
-
-
-def _cut(text: str, budget: int) -> str:
-    return text if len(text) <= budget else f"{text[: budget - 40]}\n... {len(text) - budget + 40:,} characters cut ..."
+        return self.told.content
 
 
 @dataclass(frozen=True)
 class ToolResult:
-    """The one answer to a tool call. content is for the model; status is ok, or what went wrong."""
+    """The one answer to a tool call. content is for the model; status is ok, or what went wrong.
+
+    pictures and whole are links to what the function showed, and to the result where content is a part of it. The
+    traceback is for those who call us, and not for the model.
+    """
 
     call: ToolCall
     content: str
     status: str
     duration_ms: float
+    version: int | None = None
+    pictures: tuple[str, ...] = ()
+    whole: str | None = None
+    traceback: str = ""
+
+
+# Awaited before a call that may change something is started, and as each call ends.
+Began = Callable[[ToolCall, Version], Awaitable[None]]
+Ended = Callable[[ToolResult], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A call and what is known of it before it is run. version is None where it is refused."""
+
+    call: ToolCall
+    version: Version | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    refusal: ToolResult | None = None
+
+    @property
+    def reads(self) -> bool:
+        """Whether it changes nothing: then it may run beside others."""
+        return self.version is not None and self.version.function.effects == "read"
 
 
 class Calls:
@@ -89,6 +103,7 @@ class Calls:
         registrar: Registrar,
         registry: Registry,
         pool: Pool,
+        teller: Teller,
         generation: Callable[[GenerationRow], Generation],
         launch: Callable[[Generation], Launch],
     ) -> None:
@@ -96,6 +111,7 @@ class Calls:
         self._registrar = registrar
         self._registry = registry
         self._pool = pool
+        self._teller = teller
         self._generation = generation
         self._launch = launch
 
@@ -115,7 +131,7 @@ class Calls:
         task = Task.call(
             version.function.name,
             arguments,
-            budget=self._settings.max_content,
+            budget=min(self._settings.max_content, self._settings.max_output),
             pinned=_as_pinned(version) if pinned else None,
         )
         limit = min(timeout or self._settings.timeout, self._settings.max_timeout)
@@ -127,8 +143,9 @@ class Calls:
         if isinstance(execution.answer, Refused):
             raise _refusal(version, execution.answer.errors)
         hint = hint_for(execution.error, {version.function.name: version.function.signature})
+        told = await self._teller.tell(execution, self._masked)
         total = (time.perf_counter() - start) * 1000
-        return Called(version, execution, execution.answer, kernel.name, hint, total, self._settings.max_content)
+        return Called(version, execution, execution.answer, kernel.name, hint, total, told)
 
     async def run_tools(
         self,
@@ -137,32 +154,95 @@ class Calls:
         *,
         session: str | None = None,
         timeout: float | None = None,
+        began: Began | None = None,
+        ended: Ended | None = None,
     ) -> list[ToolResult]:
-        """Answer every call of a model, in order; they run side by side, in a session one after the other.
+        """Answer every call of a model, in order.
 
-        What a model did wrong, and what fails, is content. Raises MissingBound: only the caller can mend that.
+        Calls of functions that only read run side by side; any other runs alone, after those before it and before
+        those after it. In a session all run one after the other. `began` is awaited before a call that may change
+        something, `ended` as each ends; when one of them raises, no more is started.
+
+        What a model did wrong, and what fails, is content. Raises MissingBound, which only the caller can mend, and
+        what began and ended raise.
         """
-        active = self._registrar.serving.state.active
-        for call in calls:
-            if call.name in active:
-                _check_bound(active[call.name], bound)
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._run_tool(call, bound, session, timeout)) for call in calls]
-        return [task.result() for task in tasks]
+        self.check_bound(calls, bound)
+        prepared = [self._prepare(call, bound) for call in calls]
+        results: dict[int, ToolResult] = {}
+        for group in _in_order(prepared, one_by_one=session is not None):
+            work = [self._answer(prepared[number], session, timeout, began, ended) for number in group]
+            results |= dict(zip(group, await _side_by_side(work), strict=True))
+        return [results[number] for number in range(len(calls))]
 
-    async def _run_tool(
-        self, call: ToolCall, bound: Mapping[str, Any], session: str | None, timeout: float | None
-    ) -> ToolResult:
-        start = time.perf_counter()
+    def check_bound(self, calls: Sequence[ToolCall], bound: Mapping[str, Any]) -> None:
+        """Raises MissingBound."""
+        active = self._registrar.serving.state.active
+        for version in (active[call.name] for call in calls if call.name in active):
+            required = version.function.parameters.get("required", ())
+            missing = [name for name in version.function.bound if name in required and name not in bound]
+            if missing:
+                raise MissingBound(f"{version.function.name} needs {', '.join(missing)}.", fix={"bound": missing})
+
+    @staticmethod
+    def arguments_of(call: ToolCall, version: Version) -> dict[str, Any]:
+        """A model's arguments. Raises InvalidArguments, also for those that are not a model's to give."""
+        try:
+            arguments = json.loads(call.arguments or "{}")
+            arguments = {} if arguments is None else arguments
+        except (ValueError, RecursionError) as error:
+            raise InvalidArguments(
+                f"The arguments are not JSON: {error}.", signature=version.function.signature
+            ) from error
+        if not isinstance(arguments, dict):
+            raise InvalidArguments("The arguments are not a JSON object.", signature=version.function.signature)
+        errors = [
+            {"parameter": name, "path": "", "message": "There is no such argument", "type": "unexpected_argument"}
+            for name in version.function.bound
+            if name in arguments
+        ]
+        if errors:
+            raise _refusal(version, errors)
+        return arguments
+
+    def _prepare(self, call: ToolCall, bound: Mapping[str, Any]) -> _Prepared:
+        """What can be known before it runs: there is such a function, and the arguments are an object."""
+        number = None
         try:
             version = find(self._registrar.serving.state, call.name)
-            arguments = _arguments(call, version)
+            number = version.number
             known = {name: bound[name] for name in version.function.bound if name in bound}
-            called = await self.call(call.name, {**arguments, **known}, session=session, timeout=timeout)
-            content, status = _content(called)
+            return _Prepared(call, version, {**self.arguments_of(call, version), **known})
         except AigbbError as error:
-            content, status = self._refused(call, error), error.code
-        return ToolResult(call, content, status, round((time.perf_counter() - start) * 1000, 1))
+            refusal = ToolResult(call, self._refused(call, error), error.code, 0.0, number)
+            return _Prepared(call, refusal=refusal)
+
+    async def _answer(
+        self, one: _Prepared, session: str | None, timeout: float | None, began: Began | None, ended: Ended | None
+    ) -> ToolResult:
+        if began is not None and one.version is not None and not one.reads:
+            await began(one.call, one.version)
+        result = one.refusal or await self._run_tool(one, session, timeout)
+        if ended is not None:
+            await ended(result)
+        return result
+
+    async def _run_tool(self, one: _Prepared, session: str | None, timeout: float | None) -> ToolResult:
+        start, call = time.perf_counter(), one.call
+        try:
+            called = await self.call(call.name, one.arguments, session=session, timeout=timeout)
+        except AigbbError as error:
+            number = one.version.number if one.version else None
+            return ToolResult(call, self._refused(call, error), error.code, _since(start), number)
+        raised, told = called.execution.error, called.told
+        content, status = _content(called, self._masked)
+        traceback = self._masked("\n".join(raised.traceback)) if raised else ""
+        return ToolResult(call, content, status, _since(start), called.number, told.pictures, told.whole, traceback)
+
+    def _masked(self, text: str) -> str:
+        """A text without the values of variables that functions have."""
+        passed = self._settings.kernel_environment()
+        values = [passed[name] for name in self._settings.pass_env if name in passed]
+        return Mask.of([*self._registrar.serving.state.variables.values(), *values])(text)
 
     def _refused(self, call: ToolCall, error: AigbbError) -> str:
         """A refusal in a model's terms: it knows no requests, and no parameters that are bound."""
@@ -170,7 +250,10 @@ class Calls:
         hint = f"The tools are: {', '.join(list(active)[:MAX_LISTED])}." if call.name not in active else ""
         hidden = {"signature"} if call.name in active and active[call.name].function.bound else set()
         told = {name: value for name, value in error.extra.items() if name not in hidden}
-        return _as_content(error.code, error.detail, hint or _MODEL_HINTS.get(error.code, ""), told)
+        if wrong := told.get("errors"):  # the messages may be those of validators that an author wrote
+            told["errors"] = [{**one, "message": self._masked(str(one.get("message", "")))} for one in wrong]
+        hint = hint or _MODEL_HINTS.get(error.code, "")
+        return _as_content(error.code, self._masked(error.detail), hint, told)
 
     async def _find(self, name: str) -> tuple[Version, bool]:
         """The version that is meant, and whether it is another than the active one."""
@@ -193,6 +276,36 @@ class Calls:
                 if session is None and self._generation(row).python.exists():
                     return self._launch(self._generation(row))
         raise VersionUnavailable(f"No environment that is kept has the packages of {version}.", version=version.number)
+
+
+def _in_order(prepared: Sequence[_Prepared], *, one_by_one: bool) -> list[list[int]]:
+    """Which calls run side by side, in order: what is refused at once, then reads, and all others alone."""
+    groups = [[number for number, one in enumerate(prepared) if one.refusal is not None]]
+    open_to_more = False
+    for number, one in enumerate(prepared):
+        if one.refusal is not None:
+            continue
+        beside = one.reads and not one_by_one
+        if beside and open_to_more:
+            groups[-1].append(number)
+        else:
+            groups.append([number])
+        open_to_more = beside
+    return groups
+
+
+async def _side_by_side(work: Iterable[Coroutine[Any, Any, ToolResult]]) -> list[ToolResult]:
+    """Do it all. Raises what the first raises that fails; the others are cancelled then."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(each) for each in work]
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+def _since(start: float) -> float:
+    return round((time.perf_counter() - start) * 1000, 1)
 
 
 def _as_pinned(version: Version) -> dict[str, Any]:
@@ -224,39 +337,14 @@ def _refusal(version: Version, errors: Sequence[Mapping[str, Any]]) -> InvalidAr
     )
 
 
-def _check_bound(version: Version, bound: Mapping[str, Any]) -> None:
-    required = version.function.parameters.get("required", ())
-    missing = [name for name in version.function.bound if name in required and name not in bound]
-    if missing:
-        raise MissingBound(f"{version.function.name} needs {', '.join(missing)}.", fix={"bound": missing})
-
-
-def _arguments(call: ToolCall, version: Version) -> dict[str, Any]:
-    """A model's arguments. Raises InvalidArguments, also for those that are not a model's to give."""
-    try:
-        arguments = json.loads(call.arguments or "{}")
-        arguments = {} if arguments is None else arguments
-    except (ValueError, RecursionError) as error:
-        raise InvalidArguments(f"The arguments are not JSON: {error}.", signature=version.function.signature) from error
-    if not isinstance(arguments, dict):
-        raise InvalidArguments("The arguments are not a JSON object.", signature=version.function.signature)
-    errors = [
-        {"parameter": name, "path": "", "message": "There is no such argument", "type": "unexpected_argument"}
-        for name in version.function.bound
-        if name in arguments
-    ]
-    if errors:
-        raise _refusal(version, errors)
-    return arguments
-
-
-def _content(called: Called) -> tuple[str, str]:
+def _content(called: Called, mask: Callable[[str], str]) -> tuple[str, str]:
     """What a model is to read of a call, and its status."""
     done, error = called.execution.done, called.execution.error
     if called.returned is not None and done.status == "ok":
         return called.content or "", "ok"
     detail = done.detail or (f"{error.ename}: {error.evalue}" if error else "The function gave no result.")
-    return _as_content(done.status, detail, called.hint.text if called.hint else "", {}), done.status
+    hint = mask(called.hint.text) if called.hint else ""
+    return _as_content(done.status, mask(detail), hint, {}), done.status
 
 
 def _as_content(code: str, detail: str, hint: str, extra: Mapping[str, Any]) -> str:

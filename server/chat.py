@@ -1,235 +1,341 @@
-"""The tool loop: a model is asked, what it calls is run, the results go back to it, until it answers in words."""
+"""Chat: turns of conversations, those that are kept and those that are not, and what a person decides in them."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import secrets
 import time
-from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
-from typing import Any, Literal
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
 
-from server.calls import Calls, ToolResult
-from server.catalog import Catalog
-from server.choosing import Offer, choose
-from server.completions import Completion, Delta, TextDelta, ToolCall, Usage
-from server.conversations import Message, answer, name_of, paired
-from server.dialects import Mode, spoken, understood
-from server.errors import AigbbError, ModelNotConfigured
-from server.llm import Asked, Model
-from server.tools import render
+from pydantic import TypeAdapter
 
-# The same call with the same failure: after so many, more of it leads nowhere.
-MAX_REPEATS = 3
-# What providers say of an answer that broke off. Calls in it may be incomplete, and are not run.
-_CUT_OFF = {"length": "length", "content_filter": "filtered"}
+from server.archive import Approval, Archive, Stored, Summary
+from server.batch import Batch, Hooks, Terms
+from server.calls import ToolResult
+from server.choosing import check_strict, choose
+from server.completions import ToolCall
+from server.conversations import Message, answer, calls_of, name_of, paired
+from server.deciding import Decision, Held, check, denied, stricter
+from server.errors import (
+    AigbbError,
+    ApprovalSettled,
+    ConversationBusy,
+    ConversationNotFound,
+    InvalidRequest,
+    ModelNotConfigured,
+    UnknownApproval,
+)
+from server.llm import Place
+from server.loop import Journal, Loop, Means
+from server.registry import Version
+from server.turns import Event, Suspended, Turn, Waiting, Wish
 
-Status = Literal["done", "calls", "limit", "stuck", "length", "filtered"]
+MAX_LISTED = 200
+# What a model reads of calls that a crash, or somebody who left, cut off.
+_LOST = json.dumps(
+    {
+        "error": "interrupted",
+        "detail": "This call was started, and nobody knows whether it took effect. It was not repeated.",
+        "hint": "Find out before you call it again, or ask the user.",
+    }
+)
+_NOT_RUN = json.dumps({"error": "not_run", "detail": "The turn was interrupted before this call. It was not run."})
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What a caller wants of a turn. Empty names and tags mean any; a tool_choice that forces holds for one round.
+class Keeping:
+    """approval_seconds: how long a decision is waited for. keep_seconds: how long conversations are kept."""
 
-    client_tools are the caller's own, in OpenAI's form: a turn that calls one ends with that call.
-    """
-
-    messages: Sequence[Message]
-    model: str | None = None
-    names: tuple[str, ...] = ()
-    tags: tuple[str, ...] = ()
-    tool_choice: str | Mapping[str, Any] = "auto"
-    parallel_tool_calls: bool | None = None
-    strict: bool = False
-    max_rounds: int | None = None
-    session: str | None = None
-    bound: Mapping[str, Any] = field(default_factory=dict)
-    timeout: float | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    client_tools: Sequence[Mapping[str, Any]] = ()
-    mode: Mode = "native"
+    approval_seconds: float
+    keep_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """A call that is complete and is about to be run."""
+@dataclass(frozen=True)
+class Form:
+    """How a tool call came: with this id, which need not be unique; as an item of a response, or of a chat."""
 
-    call: ToolCall
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """One request to the model and what came of it. Times are in milliseconds."""
-
-    usage: Usage
-    model_ms: float
-    thoughts: str = ""
-    results: tuple[ToolResult, ...] = ()
+    id: str
+    responses: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """All of it. messages are those that came in and those that were added, ready to be sent in again.
+@dataclass(frozen=True)
+class HeldCalls:
+    """Tool calls outside of a conversation that wait, as a value."""
 
-    calls are those of the caller's own tools, which wait for the caller's answers.
-    """
-
-    status: Status
-    text: str
-    messages: tuple[Message, ...]
-    added: int
-    model: str
-    offered: tuple[str, ...]
-    rounds: tuple[Round, ...]
-    calls: tuple[ToolCall, ...] = ()
-
-    @property
-    def usage(self) -> Usage:
-        """Of all rounds."""
-        return sum((each.usage for each in self.rounds), Usage())
+    forms: tuple[Form, ...]
+    batch: Batch
+    terms: Terms
 
 
-Event = Delta | Ready | ToolResult | Turn
+@dataclass(frozen=True)
+class ToolTurn:
+    """What tool calls came to: by position a result for each, or for each that does not wait."""
+
+    forms: tuple[Form, ...]
+    results: Mapping[int, ToolResult]
+    waiting: Waiting | None = None
+    approved: tuple[str, ...] = ()
+
+
+_suspended = TypeAdapter[Suspended | HeldCalls](Suspended | HeldCalls)
 
 
 class Chat:
-    """Runs turns. catalog is asked anew for each: the functions of one turn are those of its beginning."""
+    """Runs turns, one at a time in each conversation. means is asked anew for each."""
 
-    def __init__(self, model: Model, calls: Calls, catalog: Callable[[], Catalog], max_rounds: int) -> None:
-        self._model = model
-        self._calls = calls
-        self._catalog = catalog
-        self._max_rounds = max_rounds
+    def __init__(self, means: Callable[[], Means], archive: Archive, keeping: Keeping) -> None:
+        self._means = means
+        self._archive = archive
+        self._keeping = keeping
+        self._busy: set[str] = set()
+
+    # -- turns
 
     async def run(self, wish: Wish) -> AsyncGenerator[Event]:
         """A turn, as it goes; the last event is the `Turn`.
 
-        Raises ModelNotConfigured, InvalidRequest, FunctionNotFound, MissingBound, ModelFailed, ModelTimedOut. What was
-        added to the conversation until then is in the error's `messages`.
+        Raises ModelNotConfigured, InvalidRequest, FunctionNotFound, MissingBound, ModelFailed, ModelTimedOut,
+        LimitReached, ConversationBusy. What was added to the conversation until then is in the error's `messages`.
         """
-        name = wish.model or self._model.name
-        if name is None:
-            raise ModelNotConfigured("No model is named.")
-        own = [name_of(tool) for tool in wish.client_tools]
-        offer = choose(self._catalog(), wish.messages, wish.names, wish.tags, wish.tool_choice, own)
-        loop = _Loop(self._model, self._calls, wish, name, offer, self._max_rounds)
-        try:
-            async with aclosing(loop.run()) as events:
+        async with self._turn(wish) as means:
+            stored = await self._load(wish.conversation)
+            loop = await self._begun(means, wish, stored)
+            async with aclosing(self._watched(loop, loop.run())) as events:
                 async for event in events:
                     yield event
+
+    async def decide(
+        self, approval: Approval, decisions: Sequence[Decision], service: Place | None = None
+    ) -> AsyncGenerator[Event]:
+        """Go on with a turn that waits for these decisions, as it goes. service: as in its wish, whose key is not kept.
+
+        Raises InvalidRequest, ApprovalVoid, ApprovalSettled, ConversationBusy, and as `run`.
+        """
+        suspended = _suspended.validate_json(approval.suspended)
+        if isinstance(suspended, HeldCalls) or approval.conversation is None:
+            raise InvalidRequest("These calls belong to no conversation.")
+        wish = replace(suspended.wish, conversation=approval.conversation, service=service or suspended.wish.service)
+        async with self._turn(wish) as means:
+            check(suspended.batch.held, decisions, _active(means))
+            await self._claim(approval)
+            stored = await self._load(approval.conversation)
+            assert stored is not None, "what waits in a conversation goes with it"
+            await asyncio.to_thread(self._archive.begin, stored.id, (), stored.approved)
+            loop = self._loop(means, wish, suspended.name, stored.messages)
+            async with aclosing(self._watched(loop, loop.resume(suspended, list(decisions)))) as events:
+                async for event in events:
+                    yield event
+
+    # -- tool calls without a conversation
+
+    async def run_tools(self, calls: Sequence[ToolCall], forms: tuple[Form, ...], terms: Terms) -> ToolTurn:
+        """Run the calls of somebody else's loop; those that need a decision wait. Raises MissingBound.
+
+        terms.policy: at least so many decisions, and at least the service's.
+        """
+        means = self._means()
+        terms = replace(terms, policy=stricter(means.policy, terms.policy))
+        batch = await Batch(tuple(calls)).run(means.calls, _active(means), terms, Hooks())
+        if not batch.held:
+            return ToolTurn(forms, batch.results)
+        now = time.time()
+        waiting = Waiting(secrets.token_hex(8), now + self._keeping.approval_seconds, batch.held)
+        text = _suspended.dump_json(HeldCalls(forms, batch, terms)).decode()
+        await self._hold(Approval(waiting.id, None, "waiting", _shown(batch.held), text, now, waiting.expires))
+        return ToolTurn(forms, batch.results, waiting)
+
+    async def decide_tools(self, approval: Approval, decisions: Sequence[Decision]) -> ToolTurn:
+        """Run tool calls that wait, as was decided. Raises InvalidRequest, ApprovalVoid, ApprovalSettled."""
+        suspended = _suspended.validate_json(approval.suspended)
+        assert isinstance(suspended, HeldCalls)
+        means = self._means()
+        check(suspended.batch.held, decisions, _active(means))
+        await self._claim(approval)
+        batch, terms = await suspended.batch.decided(means.calls, list(decisions), suspended.terms, Hooks())
+        return ToolTurn(suspended.forms, batch.results, approved=tuple(sorted(terms.approved)))
+
+    # -- what is kept
+
+    async def approval(self, identity: str) -> Approval:
+        """One that is waited for, or was. Raises UnknownApproval."""
+        found = await asyncio.to_thread(self._archive.approval, identity)
+        if found is None:
+            raise UnknownApproval(f"There is no approval {identity[:80]!r}.")
+        return found
+
+    async def approvals(self) -> list[Approval]:
+        """All that can still be decided, oldest first."""
+        return await asyncio.to_thread(self._archive.waiting, time.time())
+
+    async def conversations(self) -> list[Summary]:
+        """Those that went on last, newest first."""
+        return await asyncio.to_thread(self._archive.listed, MAX_LISTED)
+
+    async def conversation(self, identity: str) -> Stored:
+        """One that is kept. Raises ConversationNotFound."""
+        if (found := await self._load(identity)) is None:
+            raise ConversationNotFound(f"There is no conversation {identity[:80]!r}.")
+        return found
+
+    async def delete(self, identity: str) -> None:
+        """Forget a conversation. Raises ConversationNotFound, ConversationBusy."""
+        with self._occupied(identity):
+            if not await asyncio.to_thread(self._archive.delete, identity):
+                raise ConversationNotFound(f"There is no conversation {identity[:80]!r}.")
+
+    def status_of(self, found: Stored | Summary) -> str:
+        """idle, running, waiting, or interrupted: it was running when a service ended, or who asked had left."""
+        return "interrupted" if found.status == "running" and found.id not in self._busy else found.status
+
+    # -- inside
+
+    @asynccontextmanager
+    async def _turn(self, wish: Wish) -> AsyncIterator[Means]:
+        """What a turn works with, while it is the only one of its conversation. Raises ConversationBusy."""
+        means = self._means()
+        with self._occupied(wish.conversation):
+            async with means.model.at(wish.service) as model:
+                yield replace(means, model=model)
+
+    @contextmanager
+    def _occupied(self, conversation: str | None) -> Iterator[None]:
+        """One turn at a time. Raises ConversationBusy."""
+        if conversation is None:
+            yield
+            return
+        if conversation in self._busy:
+            raise ConversationBusy(f"A turn of conversation {conversation!r} is not over yet.")
+        self._busy.add(conversation)
+        try:
+            yield
+        finally:
+            self._busy.discard(conversation)
+
+    async def _load(self, conversation: str | None) -> Stored | None:
+        return None if conversation is None else await asyncio.to_thread(self._archive.load, conversation)
+
+    async def _begun(self, means: Means, wish: Wish, stored: Stored | None) -> Loop:
+        """A loop at its beginning, what it begins with written down."""
+        name = wish.model or means.model.name
+        if name is None:
+            raise ModelNotConfigured("No model is named.")
+        earlier = stored.messages if stored else ()
+        new = [*(_closing(stored) if stored else ()), *wish.messages]
+        if not (earlier or new):
+            raise InvalidRequest("There is nothing to answer: send a message.")
+        wish = replace(wish, approved=(*wish.approved, *(stored.approved if stored else ())))
+        loop = self._loop(means, wish, name, [*earlier, *new])
+        if wish.conversation is not None:
+            await asyncio.to_thread(self._write_down, wish.conversation, new, wish.approved)
+        return loop
+
+    def _write_down(self, conversation: str, new: Sequence[Message], approved: Sequence[str]) -> None:
+        self._archive.forget(time.time() - self._keeping.keep_seconds)
+        self._archive.withdraw(conversation)
+        self._archive.begin(conversation, new, approved)
+
+    def _loop(self, means: Means, wish: Wish, name: str, messages: Sequence[Message]) -> Loop:
+        own = [name_of(tool) for tool in wish.client_tools]
+        offer = choose(means.catalog, messages, wish.names, wish.tags, wish.tool_choice, own, search=wish.search)
+        if wish.strict is True:
+            check_strict(offer.versions)
+        means = replace(means, policy=stricter(means.policy, wish.confirm))
+        journal = Written(self._archive, wish.conversation) if wish.conversation else Journal()
+        return Loop(means, wish, name, offer, messages, journal)
+
+    async def _watched(self, loop: Loop, events: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
+        """The events of a loop; one that ends to wait is kept before anybody hears of it."""
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    if not isinstance(event, Turn):
+                        yield event
+                        continue
+                    turn = await self._ended(loop, event)
+                    if turn.waiting is not None:
+                        yield turn.waiting
+                    yield turn
         except AigbbError as error:
             if loop.added:
-                error.extra["messages"] = list(loop.messages)
+                error.extra["messages"] = paired(loop.messages)
             raise
 
+    async def _ended(self, loop: Loop, turn: Turn) -> Turn:
+        if turn.status == "needs_confirmation":
+            return await self._suspend(loop, turn)
+        if turn.conversation is not None:
+            await asyncio.to_thread(self._archive.leave, turn.conversation, turn.approved)
+        return turn
 
-class _Loop:
-    """One turn while it runs."""
+    async def _suspend(self, loop: Loop, turn: Turn) -> Turn:
+        suspended, now = loop.suspended(), time.time()
+        batch, conversation = suspended.batch, turn.conversation or secrets.token_hex(8)
+        waiting = Waiting(secrets.token_hex(8), now + self._keeping.approval_seconds, batch.held)
+        text = _suspended.dump_json(suspended).decode()
+        approval = Approval(waiting.id, conversation, "waiting", _shown(batch.held), text, now, waiting.expires)
+        messages = () if turn.conversation else tuple(loop.messages)
+        await self._hold(approval, messages, {result.call.id: result.content for result in batch.done})
+        return replace(turn, conversation=conversation, waiting=waiting)
 
-    def __init__(self, model: Model, calls: Calls, wish: Wish, name: str, offer: Offer, max_rounds: int) -> None:
-        self._model = model
-        self._calls = calls
-        self._wish = wish
-        self._name = name
-        self._offer = offer
-        self._max_rounds = min(wish.max_rounds or max_rounds, max_rounds)
-        rendered = render(offer.versions, "openai", strict=wish.strict)
-        theirs = [tool for tool in wish.client_tools if name_of(tool) in offer.own]
-        self._tools = [*(rendered if isinstance(rendered, list) else []), *theirs]
-        self.messages = paired(wish.messages)
-        self._given = len(self.messages)
-        self._rounds: list[Round] = []
-        self._failures: Counter[tuple[str, str, str]] = Counter()
+    async def _hold(
+        self, approval: Approval, messages: Sequence[Message] = (), ended: Mapping[str, str] | None = None
+    ) -> None:
+        await asyncio.to_thread(self._archive.hold, approval, messages, ended or {})
 
-    @property
-    def added(self) -> int:
-        """How many messages this turn has added."""
-        return len(self.messages) - self._given
+    async def _claim(self, approval: Approval) -> None:
+        """For one caller only. Raises ApprovalSettled."""
+        if not await asyncio.to_thread(self._archive.settle, approval.id, "decided", time.time()):
+            found = await self.approval(approval.id)
+            told = {"waiting": "expired, which counts as rejected", "decided": "was decided already"}
+            detail = told.get(found.status, "is over: the conversation went on without it")
+            raise ApprovalSettled(f"Approval {approval.id} {detail}.")
 
-    async def run(self) -> AsyncGenerator[Event]:
-        """Ask, run, ask again."""
-        status: Status = "done"
-        while True:
-            final = status != "done"
-            start = time.perf_counter()
-            completion = Completion()
-            async with aclosing(self._model.stream(self._asked(final))) as items:
-                async for item in items:
-                    if isinstance(item, Completion):
-                        completion = item if final else understood(item, self._wish.mode)
-                    elif not (isinstance(item, TextDelta) and self._wish.mode == "prompt" and not item.thought):
-                        yield item
-            if self._wish.mode == "prompt" and completion.text:  # not before it is known whether it is a call
-                yield TextDelta(completion.text)
-            model_ms = round((time.perf_counter() - start) * 1000, 1)
-            cut: Any = _CUT_OFF.get(completion.finish or "")
-            if final or cut or not completion.calls:
-                self._rounds.append(Round(completion.usage, model_ms, completion.thoughts))
-                self.messages.append({"role": "assistant", "content": completion.text})
-                yield self._turn(cut or status, completion.text)
-                return
-            if theirs := tuple(call for call in completion.calls if call.name in self._offer.own):
-                self._rounds.append(Round(completion.usage, model_ms, completion.thoughts))
-                self.messages.append(replace(completion, calls=theirs).message)
-                yield self._turn("calls", completion.text, theirs)
-                return
-            self.messages.append(completion.message)
-            for call in completion.calls:
-                yield Ready(call)
-            results = await self._run(completion.calls)
-            self._rounds.append(Round(completion.usage, model_ms, completion.thoughts, tuple(results)))
-            for result in results:
-                yield result
-            status = self._verdict(results)
 
-    def _asked(self, final: bool) -> Asked:
-        choice = "none" if final else self._offer.later if self._rounds else self._offer.first
-        asked = Asked(
-            self._name, paired(self.messages), self._tools, choice, self._wish.parallel_tool_calls, self._wish.options
-        )
-        return spoken(asked, self._wish.mode, self._offer.versions)
+class Written(Journal):
+    """Writes a turn of a conversation that is kept into the archive."""
 
-    async def _run(self, calls: Sequence[ToolCall]) -> list[ToolResult]:
-        """Every call gets its answer in the conversation, in order, whatever becomes of this turn."""
-        wish, known = self._wish, {v.function.name for v in self._offer.versions}
-        results = {n: self._refused(call, known) for n, call in enumerate(calls)}
-        allowed = calls[:1] if wish.parallel_tool_calls is False else calls
-        run = [n for n, call in enumerate(allowed) if call.name in known]
-        try:
-            asked = [calls[n] for n in run]
-            found = await self._calls.run_tools(asked, wish.bound, session=wish.session, timeout=wish.timeout)
-            results |= dict(zip(run, found, strict=True))
-        finally:
-            every = list(results.values())
-            self.messages += [answer(result.call, result.content) for result in every]
-        return every
+    def __init__(self, archive: Archive, conversation: str) -> None:
+        self._archive = archive
+        self._conversation = conversation
+        self.hooks = Hooks(self._began, self._ended)
 
-    def _refused(self, call: ToolCall, known: Collection[str]) -> ToolResult:
-        """What is said of a call that is not run."""
-        if call.name in known:
-            told = {"error": "not_run", "detail": "This call was not run."}
-            if self._wish.parallel_tool_calls is False:
-                told["hint"] = "Ask for one call at a time."
-        else:
-            near = get_close_matches(call.name, known, n=1)
-            detail = f"There is no tool {call.name[:80]!r}.{f' Did you mean {near[0]!r}?' if near else ''}"
-            told = {
-                "error": "unknown_function",
-                "detail": detail,
-                "hint": f"The tools are: {', '.join(sorted(known))}.",
-            }
-        return ToolResult(call, json.dumps(told, ensure_ascii=False), told["error"], 0.0)
+    async def say(self, messages: Sequence[Message]) -> None:
+        """More messages, before anybody acts on them."""
+        await asyncio.to_thread(self._archive.say, self._conversation, messages)
 
-    def _verdict(self, results: Sequence[ToolResult]) -> Status:
-        """Whether to go on (`done` so far), or why the next answer is the last."""
-        failed = [(r.call.name, r.call.arguments, r.status) for r in results if r.status != "ok"]
-        self._failures.update(failed)
-        if any(self._failures[each] >= MAX_REPEATS for each in failed):
-            return "stuck"
-        return "limit" if len(self._rounds) >= self._max_rounds else "done"
+    async def _began(self, call: ToolCall, _: Version) -> None:
+        await asyncio.to_thread(self._archive.began, self._conversation, call.id)
 
-    def _turn(self, status: Status, text: str, calls: tuple[ToolCall, ...] = ()) -> Turn:
-        offered = tuple(v.function.name for v in self._offer.versions)
-        return Turn(status, text, tuple(self.messages), self.added, self._name, offered, tuple(self._rounds), calls)
+    async def _ended(self, result: ToolResult) -> None:
+        await asyncio.to_thread(self._archive.ended, self._conversation, result.call.id, result.content)
+
+
+def is_of_tools(approval: Approval) -> bool:
+    """Whether calls of somebody else's loop wait, and not a conversation."""
+    return approval.conversation is None
+
+
+def _active(means: Means) -> dict[str, Version]:
+    return {version.function.name: version for version in means.catalog.versions}
+
+
+def _shown(held: Sequence[Held]) -> tuple[Mapping[str, object], ...]:
+    return tuple(one.shown() for one in held)
+
+
+def _closing(stored: Stored) -> list[Message]:
+    """The answers that the calls of a conversation's last message still lack."""
+    last = stored.messages[-1] if stored.messages else {}
+    return [answer(call, _outcome(call, stored)) for call in calls_of(last)]
+
+
+def _outcome(call: ToolCall, stored: Stored) -> str:
+    if call.id in stored.attempts:
+        content = stored.attempts[call.id]
+        return _LOST if content is None else content
+    if stored.status == "waiting":
+        return denied(call, "Nobody decided about this call.").content
+    return _NOT_RUN

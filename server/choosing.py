@@ -2,25 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from server.catalog import Catalog
 from server.conversations import Message, name_of
 from server.errors import InvalidRequest
 from server.registry import Version
+from server.tools import not_strict
 
 # Tools offered in a turn, unless more are named.
 MAX_OFFERED = 20
+MAX_QUERY = 1000
 
 
-class Offer(NamedTuple):
-    """The functions of a turn, the tool_choice of the first round and of the others, and the caller's own tools."""
+# With this tool a model looks for functions itself.
+SEARCH: Mapping[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "search_functions",
+        "description": "Find tools by what they do. Those that are found can be called from then on.",
+        "parameters": {
+            "type": "object",
+            "properties": {"query": {"type": "string", "description": "A few words: what the tool is to do"}},
+            "required": ["query"],
+        },
+    },
+}
+MAX_FOUND = 5
+
+
+@dataclass(frozen=True)
+class Offer:
+    """The functions of a turn, the tool_choice of the first round and of the others, and the caller's own tools.
+
+    searching: whether the model may look for more, of which it has found these so far.
+    """
 
     versions: list[Version]
     first: str | Mapping[str, Any]
     later: str
     own: frozenset[str] = frozenset()
+    searching: bool = False
+    found: tuple[str, ...] = ()
+
+    def with_names(self, catalog: Catalog, names: Collection[str]) -> Offer:
+        """The same with these functions too; of what was found before, the oldest give way."""
+        found = tuple(dict.fromkeys([*names, *self.found]))[:MAX_OFFERED]
+        fixed = [v for v in self.versions if v.function.name not in self.found]
+        there = {*self.own, *(v.function.name for v in fixed)}
+        more = [v for v in catalog.versions if v.function.name in found and v.function.name not in there]
+        return replace(self, versions=[*fixed, *more], found=found)
+
+
+def found_by(catalog: Catalog, arguments: str, tags: Collection[str]) -> list[Version]:
+    """What a model's search finds, best first; nothing for arguments that are none."""
+    try:
+        given = json.loads(arguments or "{}")
+    except (ValueError, RecursionError):
+        return []
+    query = given.get("query") if isinstance(given, dict) else None
+    return catalog.find(query[:MAX_QUERY], tags)[:MAX_FOUND] if isinstance(query, str) else []
 
 
 def choose(
@@ -30,8 +74,12 @@ def choose(
     tags: Collection[str],
     choice: str | Mapping[str, Any],
     own: Collection[str] = (),
+    *,
+    search: bool = False,
 ) -> Offer:
     """What a turn is offered. own are names of the caller's tools, which hide functions of the same name.
+
+    search: where there are too many functions, the model looks for them itself.
 
     Raises FunctionNotFound, InvalidRequest.
     """
@@ -45,17 +93,28 @@ def choose(
     if forced is not None and forced not in {*own, *(v.function.name for v in versions)}:
         catalog.choose((), [forced])  # says what it may have meant
         raise InvalidRequest(f"{forced} is forced by tool_choice, but it is not among the tools of this turn.")
-    if not names:
-        versions = _fitting(catalog, versions, tags, question(messages), forced)
-    return Offer(versions, choice, "none" if choice == "none" else "auto", frozenset(own))
+    later = "none" if choice == "none" else "auto"
+    if names or len(versions) <= MAX_OFFERED:
+        return Offer(versions, choice, later, frozenset(own))
+    if search:
+        kept = [v for v in versions if v.function.name == forced]
+        return Offer(kept, choice, later, frozenset(own), searching=name_of(SEARCH) not in own)
+    return Offer(_fitting(catalog, versions, tags, question(messages), forced), choice, later, frozenset(own))
+
+
+def check_strict(versions: Iterable[Version]) -> None:
+    """Raises InvalidRequest for a function that has no strict form."""
+    for version in versions:
+        if reason := not_strict(version.function):
+            name = version.function.name
+            hint = 'Send "strict": "auto" for the strict form of those that have one, or leave the function out.'
+            raise InvalidRequest(f"{name} has no strict form: {reason}", hint=hint, function=name)
 
 
 def _fitting(
     catalog: Catalog, versions: list[Version], tags: Collection[str], asked: str, forced: str | None
 ) -> list[Version]:
     """No more than can be offered: a forced one, those that a search finds, then any."""
-    if len(versions) <= MAX_OFFERED:
-        return versions
     found = [v for v in catalog.find(asked, tags) if v in versions]
     ranked = [*(v for v in versions if v.function.name == forced), *found, *versions]
     kept = list(dict.fromkeys(v.function.name for v in ranked))[:MAX_OFFERED]
@@ -68,7 +127,7 @@ def question(messages: Sequence[Message]) -> str:
     content = last.get("content")
     if isinstance(content, list):
         content = " ".join(str(p.get("text", "")) for p in content if isinstance(p, Mapping))
-    return str(content or "")[:1000]
+    return str(content or "")[:MAX_QUERY]
 
 
 def _allowed(choice: Mapping[str, Any]) -> tuple[list[str], str]:

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from server.client import path_of
+from server.functions import Confirm, Effects
 from server.printing import (
     REFUSED,
     AsJson,
@@ -51,6 +52,10 @@ def register(
     tag: Annotated[Optional[list[str]], typer.Option("--tag", "-t", help="A word to find it by; repeatable")] = None,
     bound: Annotated[Optional[list[str]], typer.Option(help="A parameter that models never see; repeatable")] = None,
     description: Annotated[Optional[str], typer.Option(help="Instead of the docstring")] = None,
+    effects: Annotated[Optional[Effects], typer.Option(help="What a call may do; inferred if left out")] = None,
+    confirm: Annotated[
+        Optional[Confirm], typer.Option(help="Whether a person is asked before a model's call runs [default: policy]")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but the commit; nothing stays")] = False,
     if_match: Annotated[Optional[str], typer.Option(help="The digest that the active version must have")] = None,
     on_conflict: Annotated[
@@ -63,7 +68,8 @@ def register(
     if len(files) > 1 and (name or description or if_match):
         raise typer.BadParameter("--name, --description and --if-match are of one function: give one file")
     given = {"name": name, "packages": package, "env": pairs(env), "tags": tag, "bound": bound}
-    given |= {"description": description, "if_match": if_match, "on_conflict": on_conflict}
+    given |= {"description": description, "effects": effects, "confirm": confirm}
+    given |= {"if_match": if_match, "on_conflict": on_conflict}
     told = {field: value for field, value in given.items() if value}
     bodies = [{"source": _source(file), **told} for file in files]
     client = service(url)
@@ -196,6 +202,8 @@ def _facts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("packages", ", ".join(found["packages"])),
         ("variables", ", ".join(found["env"])),
         ("tags", ", ".join(found["tags"])),
+        ("effects", found["effects"]),
+        ("confirm", "" if found["confirm"] == "policy" else found["confirm"]),
         ("not strict", found["not_strict"] or ""),
         ("created", f"{moment(found['created'])} (UTC)"),
         ("digest", found["digest"]),

@@ -95,12 +95,15 @@ class Accumulator:
     _slots: list[_Slot] = field(default_factory=list)
     _finish: str | None = None
     _usage: Usage = Usage()
+    _halves: dict[str, str] = field(default_factory=dict)
+    begun: bool = False
 
     def add(self, chunk: Any) -> Iterator[Delta]:
         """What is new in a chunk. To be read to its end."""
         chunk = _mapping(chunk)
         self._usage = _usage(chunk.get("usage")) or self._usage
         for choice in map(_mapping, _sequence(chunk.get("choices"))[:1]):
+            self.begun = True
             self._finish = _text(choice.get("finish_reason")) or self._finish
             # Some send a whole message at the end, or instead.
             yield from self._take(_mapping(choice.get("delta") or choice.get("message")))
@@ -112,11 +115,11 @@ class Accumulator:
 
     def _take(self, delta: Mapping[str, Any]) -> Iterator[Delta]:
         for name in ("reasoning_content", "reasoning", "thoughts"):
-            if thought := _text(delta.get(name)):
+            if thought := self._whole("thought", _text(delta.get(name))):
                 self._thoughts.append(thought)
                 yield TextDelta(thought, thought=True)
                 break
-        if text := _text(delta.get("content")) or _text(delta.get("refusal")):
+        if text := self._whole("text", _text(delta.get("content")) or _text(delta.get("refusal"))):
             self._text.append(text)
             yield TextDelta(text)
         for part in _sequence(delta.get("tool_calls")):
@@ -133,8 +136,17 @@ class Accumulator:
         more = _text(arguments) if arguments is None or isinstance(arguments, str) else json.dumps(arguments)
         index = part.get("index") if isinstance(part.get("index"), int) else None
         slot = self._slot(index, _text(part.get("id")), _text(function.get("name")), more)
+        position = self._slots.index(slot)
+        more = self._whole(f"call {position}", more)
         slot.arguments += more
-        return CallDelta(self._slots.index(slot), slot.id, slot.name, more)
+        return CallDelta(position, slot.id, slot.name, more)
+
+    def _whole(self, kind: str, more: str) -> str:
+        """Text that can be written: half a character at its end waits for the other half, which the next piece has."""
+        text = self._halves.pop(kind, "") + more
+        if "\ud800" <= text[-1:] <= "\udbff":
+            self._halves[kind], text = text[-1], text[:-1]
+        return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
     def _slot(self, index: int | None, identity: str, name: str, more: str) -> _Slot:
         """The call that a part belongs to: of its index, else the last one, unless the part begins another."""

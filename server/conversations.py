@@ -38,6 +38,23 @@ def paired(messages: Sequence[Message]) -> list[dict[str, Any]]:
     return found
 
 
+def modern(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages of before there were tools as they are now: a `function_call` is a tool call, `function` its answer."""
+    found: list[dict[str, Any]] = []
+    last = ""
+    for number, message in enumerate(messages):
+        asked = message.get("function_call") if message.get("role") == "assistant" else None
+        if message.get("role") == "function":
+            found.append({"role": "tool", "tool_call_id": last, "content": message.get("content")})
+        elif isinstance(asked, Mapping) and not message.get("tool_calls"):
+            last = f"call_{number}"
+            rest = {name: value for name, value in message.items() if name != "function_call"}
+            found.append({**rest, "tool_calls": [as_tool_call(_call({"id": last, "function": asked}))]})
+        else:
+            found.append(dict(message))
+    return found
+
+
 def calls_of(message: Message) -> list[ToolCall]:
     """The tool calls of an assistant's message, as it has them."""
     asked = message.get("tool_calls") if message.get("role") == "assistant" else None

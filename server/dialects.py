@@ -11,15 +11,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 from server.completions import Completion, ToolCall, mended
 from server.conversations import Message, calls_of, name_of
 from server.llm import Asked
+from server.models import Mode
 from server.registry import Version
 from server.tools import render
-
-Mode = Literal["native", "legacy", "prompt"]
 
 _HOW = """\
 You can use the tools below. To use one, answer with nothing but one JSON object:

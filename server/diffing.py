@@ -46,4 +46,6 @@ def _facts(function: Function) -> dict[str, str]:
     for name in ("description", "parameters", "returns"):
         said = getattr(function.declared, name)
         facts[f"declared.{name}"] = "" if said is None else json.dumps(said, ensure_ascii=False, sort_keys=True)
+    facts["effects"] = function.declared_effects or ""
+    facts["confirm"] = "" if function.confirm == "policy" else function.confirm
     return facts

@@ -15,8 +15,11 @@ AigbbError
                                    ├── SyntaxRefused      422
                                    ├── NoSuchDefinition   422
                                    └── UnsupportedSignature
+├── ConversationNotFound 404   ├── UnknownApproval        404   ├── LimitReached         422
+├── ConversationBusy     409   ├── ApprovalSettled        409   ├── ApprovalVoid         409
 ├── ModelNotConfigured   503   ├── ModelFailed            502   ├── ModelTimedOut        504
-└── UnknownModel         404
+├── UnknownModel         404       └── ToolsRefused       502
+└── UnknownResult        404
 """
 
 from __future__ import annotations
@@ -223,11 +226,60 @@ class WouldBreak(AigbbError):
     hint = "Nothing was changed. Loosen the packages so that the functions listed still import."
 
 
+class UnknownResult(AigbbError):
+    """There is no such picture, or whole of a result."""
+
+    code, status = "unknown_result", 404
+    hint = "They are kept for a while, the oldest go first: call the function again."
+
+
 class UnknownModel(AigbbError):
     """There is no such model for OpenAI's clients."""
 
     code, status = "unknown_model", 404
     hint = "GET /v1/models lists them: aigbb for all functions, aigbb:TAG for those with a tag."
+
+
+class LimitReached(AigbbError):
+    """A turn of chat reached a limit, and was to end with an error then."""
+
+    code, status = "limit_reached", 422
+    hint = "Allow more in `limits`, or leave out on_limit to get the best answer so far. `messages` can be sent again."
+
+
+class ConversationNotFound(AigbbError):
+    """No conversation of that id is kept."""
+
+    code, status = "unknown_conversation", 404
+    hint = "GET /conversations lists them. POST /chat with a `conversation` of your own choice begins one."
+
+
+class ConversationBusy(AigbbError):
+    """A turn of this conversation is going on."""
+
+    code, status = "conversation_busy", 409
+    hint = "Wait until it is over, or use another conversation."
+
+
+class UnknownApproval(AigbbError):
+    """Nothing of that id waits, or waited."""
+
+    code, status = "unknown_approval", 404
+    hint = "GET /approvals lists what waits for a decision."
+
+
+class ApprovalSettled(AigbbError):
+    """Somebody has decided already, nobody did in time, or the conversation went on without."""
+
+    code, status = "approval_settled", 409
+    hint = "Nothing was run. GET /approvals lists what still waits; a new message lets the conversation go on."
+
+
+class ApprovalVoid(AigbbError):
+    """A decision about something else than what would be run: the arguments, or the function, are not the same."""
+
+    code, status = "approval_void", 409
+    hint = "Look at GET /approvals/{id} again; what cannot be approved any more can be rejected."
 
 
 class ModelNotConfigured(AigbbError):
@@ -245,6 +297,13 @@ class ModelFailed(AigbbError):
 
     code, status = "model_failed", 502
     hint = "See what its service says; check the key, the address and the model's name. `messages` can be sent again."
+
+
+class ToolsRefused(ModelFailed):
+    """The model takes no tools, or not in this mode."""
+
+    code = "tools_refused"
+    hint = "Send the request again: the service has learnt it. With a `mode` of your own, choose another one."
 
 
 class ModelTimedOut(AigbbError):

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import docstring_parser
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -58,6 +58,12 @@ _STEERING = re.compile(
 )
 
 
+# What calling a function may do: read only, or change things outside its kernel. Unknown counts as the latter.
+Effects = Literal["read", "write", "unknown"]
+# Whether a person is asked before a model's call of it runs; `policy` leaves that to the chat and its effects.
+Confirm = Literal["never", "always", "policy"]
+
+
 @dataclass(frozen=True, slots=True)
 class Warn:
     """Something the author should know; the registration stands."""
@@ -82,7 +88,8 @@ class Declared:
 class Draft:
     """What a caller sends: nothing is known about it yet. packages are lines, env holds values.
 
-    bound names the parameters that callers of models fill in, and that models never see.
+    bound names the parameters that callers of models fill in, and that models never see. effects is None where
+    the author says nothing of them.
     """
 
     source: str
@@ -92,6 +99,8 @@ class Draft:
     tags: Sequence[str] = ()
     bound: Sequence[str] = ()
     declared: Declared = Declared()
+    effects: Effects | None = None
+    confirm: Confirm = "policy"
 
 
 @dataclass(frozen=True)
@@ -100,7 +109,8 @@ class Function:
 
     packages are canonical requirements, env names only; parameters is the JSON Schema of its arguments,
     returns that of its result, empty where nothing is known. written lists the parameters as the source has
-    them: name, kind, typed, optional, computed_default.
+    them: name, kind, typed, optional, computed_default. effects are those declared, or else what the source lets
+    one infer; declared_effects is None in that case.
     """
 
     name: str
@@ -115,11 +125,16 @@ class Function:
     bound: tuple[str, ...] = ()
     declared: Declared = Declared()
     written: tuple[Mapping[str, Any], ...] = ()
+    effects: Effects = "unknown"
+    confirm: Confirm = "policy"
+    declared_effects: Effects | None = None
 
     @cached_property
     def digest(self) -> str:
         """sha256 over what the author gave, hex: equal digests are the same function."""
         parts = [self.name, self.source, self.packages, self.env, self.tags, self.bound, asdict(self.declared)]
+        if self.declared_effects is not None or self.confirm != "policy":  # else as it was before there were these
+            parts.append([self.declared_effects or "", self.confirm])
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -206,8 +221,11 @@ def _parse(draft: Draft, source: str, facts: Mapping[str, Any]) -> Parsed:
         bound=tuple(sorted(set(draft.bound))),
         declared=draft.declared,
         written=tuple(definition["parameters"]),
+        effects=draft.effects or ("unknown" if facts["reaches"] else "read"),
+        confirm=draft.confirm,
+        declared_effects=draft.effects,
     )
-    return Parsed(function, tuple(_warnings(function, definition)), _written(facts, definition))
+    return Parsed(function, tuple(_warnings(function, facts, definition)), _written(facts, definition))
 
 
 def _written(facts: Mapping[str, Any], definition: Mapping[str, Any]) -> Written:
@@ -374,7 +392,7 @@ def _check_python(requires: str | None) -> None:
         raise PythonVersionMismatch(f"The source needs Python {requires}; kernels run {ours}.")
 
 
-def _warnings(function: Function, definition: dict[str, Any]) -> list[Warn]:
+def _warnings(function: Function, facts: Mapping[str, Any], definition: Mapping[str, Any]) -> list[Warn]:
     found = []
     if not function.description:
         found.append(Warn("missing_docstring", "Without a docstring, models will not know when to call it."))
@@ -382,8 +400,16 @@ def _warnings(function: Function, definition: dict[str, Any]) -> list[Warn]:
         found.append(Warn("shadows_module", f"{function.name!r} is also a module of Python's library."))
     if function.declared.parameters is None:
         found += [warning for parameter in definition["parameters"] for warning in _parameter_warnings(parameter)]
+    if function.effects == "unknown" and function.declared_effects is None:
+        found.append(_undeclared(facts["reaches"]))
     unused = [r for r in function.packages if not applies(r)]
     return found + [Warn("requirement_not_applicable", f"{r!r} does not apply here.") for r in unused]
+
+
+def _undeclared(reaches: Sequence[str]) -> Warn:
+    named = ", ".join(reaches[:5]) + (", ..." if len(reaches) > 5 else "")
+    waits = "a model's call of it waits for a person"
+    return Warn("undeclared_effects", f"It could change things ({named}): {waits}. Declare `effects`: read or write.")
 
 
 def _parameter_warnings(parameter: Mapping[str, Any]) -> list[Warn]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,7 +16,8 @@ import httpx2
 import structlog
 
 from server.completions import Accumulator, Completion, Delta
-from server.errors import ModelFailed, ModelNotConfigured, ModelTimedOut
+from server.errors import ModelFailed, ModelNotConfigured, ModelTimedOut, ToolsRefused
+from server.models import Abilities, Feature, abilities_of, refused, warnings_of, without
 from server.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-# What a model may refuse although it is not the point of a request: it is asked again without.
-_DISPENSABLE = ("parallel_tool_calls", "stream_options", "strict")
 MAX_DETAIL = 500
 
 
@@ -45,7 +45,7 @@ class Asked:
 
     def arguments(self, left_out: frozenset[str]) -> dict[str, Any]:
         """As the client takes them."""
-        found: dict[str, Any] = {"model": self.model, "messages": list(self.messages), "stream": True}
+        found: dict[str, Any] = {"model": self.model, "messages": list(self.messages)}
         if self.tools:
             found["tools"] = [_without_strict(tool) for tool in self.tools] if "strict" in left_out else [*self.tools]
             found["tool_choice"] = self.tool_choice or "auto"
@@ -56,18 +56,31 @@ class Asked:
             found["function_call"] = self.tool_choice or "auto"
         if self.options:
             found["extra_body"] = dict(self.options)  # as arguments, some would be for the client itself
-        found["stream_options"] = {"include_usage": True}
+        if "stream" not in left_out:
+            found |= {"stream": True, "stream_options": {"include_usage": True}}
         return {name: value for name, value in found.items() if name not in left_out}
 
 
-class Model:
-    """Owns the client of a model's service, `async with`. It is made when it is first needed: that takes long."""
+@dataclass(frozen=True)
+class Place:
+    """Another service than the configured one, as a caller names it; with the caller's key, never with ours."""
 
-    def __init__(self, settings: Settings) -> None:
+    base_url: str
+    api_key: str | None = None
+
+
+class Model:
+    """Owns the client of a model's service, `async with`. It is made when it is first needed: that takes long.
+
+    place: where it is, if not where the settings say.
+    """
+
+    def __init__(self, settings: Settings, place: Place | None = None) -> None:
         self._settings = settings
+        self._place = place
         self._making = asyncio.Lock()
         self._client: openai.AsyncOpenAI | None = None
-        self._left_out: dict[str, frozenset[str]] = {}  # by model: what it does not take
+        self._refused: dict[str, frozenset[Feature]] = {}  # by model, as long as this service runs
 
     async def __aenter__(self) -> Self:
         return self
@@ -76,42 +89,82 @@ class Model:
         if self._client is not None:
             await self._client.close()
 
+    @asynccontextmanager
+    async def at(self, place: Place | None) -> AsyncIterator[Model]:
+        """The models of another service for a while; without a place, of this one."""
+        if place is None:
+            yield self
+            return
+        async with Model(self._settings, place) as other:
+            yield other
+
     @property
     def name(self) -> str | None:
         """The model that is asked where a request names none."""
         return self._settings.model
 
-    async def stream(self, asked: Asked) -> AsyncGenerator[Delta | Completion]:
-        """The parts of its answer as they come, and at the end all of it.
+    def abilities(self, name: str) -> Abilities:
+        """What a model can do: by the table, by the settings, and but for what it has refused."""
+        return without(abilities_of(name, self._settings.models), self._refused.get(name, frozenset()))
 
-        Raises ModelNotConfigured, ModelTimedOut, ModelFailed.
+    def warnings(self, name: str) -> tuple[str, ...]:
+        """A sentence for each feature that a model has refused."""
+        return warnings_of(name, self._refused.get(name, frozenset()))
+
+    async def stream(self, asked: Asked) -> AsyncGenerator[Delta | Completion]:
+        """The parts of its answer as they come, and at the end all of it. What it cannot do is not asked of it.
+
+        Raises ModelNotConfigured, ModelTimedOut, ToolsRefused, ModelFailed.
         """
         client = await self._connected()
         errors = _openai()
         accumulator = Accumulator()
         try:
-            async with await self._begin(client, asked) as chunks:
+            async with aclosing(self._chunks(client, asked)) as chunks:
                 async for chunk in chunks:
-                    for delta in accumulator.add(chunk.to_dict()):
+                    for delta in accumulator.add(chunk):
                         yield delta
         except errors.APITimeoutError as error:
             raise ModelTimedOut(f"{asked.model} did not answer in {self._settings.model_timeout:g} s.") from error
-        except (errors.OpenAIError, httpx2.HTTPError) as error:
-            raise _failure(asked.model, error, client.api_key) from error
+        except (errors.OpenAIError, httpx2.HTTPError, ValueError) as error:  # ValueError: no JSON, no UTF-8
+            raise self._failure(ModelFailed, asked.model, error) from error
+        if not accumulator.begun:
+            raise ModelFailed(f"{asked.model} could not answer: its service sent no completion.")
         yield accumulator.completion()
 
+    async def _chunks(self, client: openai.AsyncOpenAI, asked: Asked) -> AsyncGenerator[Any]:
+        """What comes of a request, as JSON has it: chunks, or one whole answer."""
+        answer = await self._begin(client, asked)
+        if isinstance(answer, _openai().AsyncStream):
+            async with answer as chunks:
+                async for chunk in chunks:
+                    yield _plain(chunk)
+            return
+        whole = _plain(answer)
+        if not isinstance(whole, Mapping) or not whole.get("choices"):
+            raise _openai().OpenAIError(f"it sent no completion but {str(whole)!r}")
+        yield whole
+
     async def _begin(self, client: openai.AsyncOpenAI, asked: Asked) -> Any:
-        """Ask; what a model refuses to take is left out, once each, and from then on."""
+        """Ask; what a model refuses is left out, once each, and from then on."""
         while True:
-            left_out = self._left_out.get(asked.model, frozenset())
+            arguments = asked.arguments(self._left_out(asked.model))
             try:
-                return await client.chat.completions.create(**asked.arguments(left_out))
-            except (_openai().BadRequestError, _openai().UnprocessableEntityError) as error:
-                refused = next((n for n in _DISPENSABLE if n in str(error) and n not in left_out), None)
-                if refused is None:
+                return await client.chat.completions.create(**arguments)
+            except _openai().APIStatusError as error:
+                feature = refused(error.status_code, error.body, asked.model, _features(arguments))
+                if feature is None:
                     raise
-                log.warning("model.refuses", model=asked.model, feature=refused)
-                self._left_out[asked.model] = left_out | {refused}
+                log.warning("model.refuses", model=asked.model, feature=feature)
+                self._refused[asked.model] = self._refused.get(asked.model, frozenset()) | {feature}
+                if feature in ("tools", "functions"):
+                    raise self._failure(ToolsRefused, asked.model, error) from error
+
+    def _left_out(self, model: str) -> frozenset[str]:
+        able = self.abilities(model)
+        takes = {"parallel_tool_calls": able.parallel, "strict": able.strict, "stream": able.streaming}
+        takes["stream_options"] = "stream_options" not in self._refused.get(model, frozenset())
+        return frozenset(name for name, taken in takes.items() if not taken)
 
     async def _connected(self) -> openai.AsyncOpenAI:
         async with self._making:
@@ -120,6 +173,15 @@ class Model:
             return self._client
 
     def _connect(self) -> openai.AsyncOpenAI:
+        if self._place is not None:
+            elsewhere: openai.AsyncOpenAI = _openai().AsyncOpenAI(
+                base_url=self._place.base_url,
+                api_key=self._place.api_key or "none",
+                organization="",
+                project="",
+                timeout=self._settings.model_timeout,
+            )
+            return elsewhere
         found = self._settings.model_service()
         if found is None:
             raise ModelNotConfigured("No model is configured.")
@@ -127,9 +189,18 @@ class Model:
         key = {} if found.has_key else {"api_key": "none"}  # services on one's own machine ask for none
         try:
             client: openai.AsyncOpenAI = make(timeout=self._settings.model_timeout, **key)
-        except _openai().OpenAIError as error:
+        except (_openai().OpenAIError, ValueError) as error:  # ValueError: Azure without its version
             raise ModelNotConfigured(f"The model's service is not configured: {error}") from error
         return client
+
+    def _failure(self, kind: type[ModelFailed], model: str, error: Exception) -> ModelFailed:
+        said = str(getattr(error, "message", "") or error)
+        own = (self._place.api_key,) if self._place and self._place.api_key else ()
+        for secret in (*self._settings.model_secrets(), *own):
+            said = said.replace(secret, "***")
+        return kind(
+            f"{model} could not answer: {said[:MAX_DETAIL]}", provider_status=getattr(error, "status_code", None)
+        )
 
 
 def _openai() -> Any:
@@ -137,10 +208,15 @@ def _openai() -> Any:
     return importlib.import_module("openai")
 
 
-def _failure(model: str, error: Exception, key: str) -> ModelFailed:
-    status = getattr(error, "status_code", None)
-    said = str(getattr(error, "message", "") or error).replace(key or "\0", "***")[:MAX_DETAIL]
-    return ModelFailed(f"{model} could not answer: {said}", provider_status=status)
+def _plain(answer: Any) -> Any:
+    """As JSON has it. What a service sent instead of an object, the client hands over as it is."""
+    return answer.to_dict() if hasattr(answer, "to_dict") else answer
+
+
+def _features(arguments: Mapping[str, Any]) -> frozenset[str]:
+    """What a request holds that could be refused."""
+    strict = any("strict" in tool.get("function", {}) for tool in arguments.get("tools", ()))
+    return frozenset(arguments) | ({"strict"} if strict else set())
 
 
 def _without_strict(tool: Mapping[str, Any]) -> dict[str, Any]:

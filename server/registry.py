@@ -7,7 +7,6 @@ on an event loop use a thread.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -17,10 +16,9 @@ from typing import Any
 
 import sqlalchemy as sql
 from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.exc import OperationalError
 
-from kernels.errors import InsufficientStorage
 from kernels.packages import Lock
+from server.database import Database
 from server.functions import Declared, Function
 
 _schema = sql.MetaData()
@@ -191,28 +189,21 @@ class Commit:
 class Registry:
     """The store. `with Registry.open(path)` holds it."""
 
-    def __init__(self, engine: sql.Engine) -> None:
-        self._engine = engine
-        self._writing = engine.execution_options(begin="BEGIN IMMEDIATE")
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     @classmethod
     @contextmanager
     def open(cls, path: Path) -> Iterator[Registry]:
-        """Open or create the database, readable by its owner only."""
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-        engine = sql.create_engine(f"sqlite:///{path}")
-        sql.event.listen(engine, "connect", _configure)
-        sql.event.listen(engine, "begin", _begin)
-        try:
-            _schema.create_all(engine)
-            _seal_history(engine)
-            yield cls(engine)
-        finally:
-            engine.dispose()
+        """Open or create the database."""
+        with Database.open(path, _schema) as database:
+            with database.writing() as connection:
+                _seal_history(connection)
+            yield cls(database)
 
     def state(self) -> State:
         """What serves now, read in one transaction."""
-        with self._engine.begin() as connection:
+        with self._database.reading() as connection:
             active = {row.name: _version(row) for row in connection.execute(_active_versions())}
             variables = {row.name: row.value for row in connection.execute(sql.select(_variables))}
             last = connection.execute(sql.select(_snapshots).order_by(_snapshots.c.number.desc()).limit(1)).first()
@@ -222,30 +213,30 @@ class Registry:
 
     def last_snapshot(self) -> int:
         """The number of the newest snapshot that was committed; 0 if there is none."""
-        with self._engine.begin() as connection:
+        with self._database.reading() as connection:
             return int(connection.execute(sql.select(sql.func.max(_snapshots.c.number))).scalar() or 0)
 
     def generation(self, number: int) -> GenerationRow | None:
         """One generation, or None."""
-        with self._engine.begin() as connection:
+        with self._database.reading() as connection:
             row = connection.execute(sql.select(_generations).where(_generations.c.number == number)).first()
         return None if row is None else GenerationRow(row.number, Lock(row.lock), row.inputs, row.created)
 
     def generations(self) -> list[GenerationRow]:
         """All that there ever were, newest first."""
-        with self._engine.begin() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(sql.select(_generations).order_by(_generations.c.number.desc())).all()
         return [GenerationRow(row.number, Lock(row.lock), row.inputs, row.created) for row in rows]
 
     def snapshot_of(self, generation: int) -> int | None:
         """The last snapshot that a generation served."""
         query = sql.select(sql.func.max(_snapshots.c.number)).where(_snapshots.c.generation == generation)
-        with self._engine.begin() as connection:
+        with self._database.reading() as connection:
             return connection.execute(query).scalar()
 
     def commit(self, change: Commit) -> None:
         """Make a change, in one transaction. Raises InsufficientStorage."""
-        with _storing(), self._writing.begin() as connection:
+        with self._database.writing() as connection:
             _put_versions(connection, change)
             if change.removed:
                 connection.execute(sql.delete(_active).where(_active.c.name.in_(change.removed)))
@@ -258,19 +249,19 @@ class Registry:
     def next_number(self, name: str) -> int:
         """The number of a function's next version."""
         query = sql.select(sql.func.max(_versions.c.version)).where(_versions.c.name == name)
-        with self._engine.begin() as connection:
+        with self._database.reading() as connection:
             return int(connection.execute(query).scalar() or 0) + 1
 
     def versions(self, name: str) -> list[Version]:
         """Every version that a function ever had, newest first."""
         query = sql.select(_versions).where(_versions.c.name == name).order_by(_versions.c.version.desc())
-        with self._engine.begin() as connection:
+        with self._database.reading() as connection:
             return [_version(row) for row in connection.execute(query)]
 
     def version(self, name: str, number: int) -> Version | None:
         """One of them, or None."""
         query = sql.select(_versions).where((_versions.c.name == name) & (_versions.c.version == number))
-        with self._engine.begin() as connection:
+        with self._database.reading() as connection:
             row = connection.execute(query).first()
         return None if row is None else _version(row)
 
@@ -278,7 +269,7 @@ class Registry:
 
     def record(self, events: Collection[Event]) -> None:
         """Add lines to the history that belong to no commit. Raises InsufficientStorage."""
-        with _storing(), self._writing.begin() as connection:
+        with self._database.writing() as connection:
             _put_events(connection, events)
 
     def history(self, name: str | None, limit: int, before: int | None) -> list[Event]:
@@ -286,7 +277,7 @@ class Registry:
         query = sql.select(_history).order_by(_history.c.id.desc()).limit(limit)
         query = query.where(_history.c.name == name) if name is not None else query
         query = query.where(_history.c.id < before) if before is not None else query
-        with self._engine.begin() as connection:
+        with self._database.reading() as connection:
             return [Event(**row._mapping) for row in connection.execute(query)]
 
     # -- answers to be given again
@@ -294,14 +285,14 @@ class Registry:
     def kept(self, key: str, newer_than: float) -> Kept | None:
         """The answer to an Idempotency-Key, if it was given after that moment (seconds since 1970)."""
         query = sql.select(_answers).where((_answers.c.key == key) & (_answers.c.created > newer_than))
-        with self._engine.begin() as connection:
+        with self._database.reading() as connection:
             row = connection.execute(query).first()
         return None if row is None else Kept(row.body, row.status, row.answer)
 
     def keep(self, key: str, kept: Kept, now: float, oldest: float) -> None:
         """Remember an answer, and forget those from before `oldest`. Raises InsufficientStorage."""
         row = {"key": key, "body": kept.body, "status": kept.status, "answer": kept.answer, "created": now}
-        with _storing(), self._writing.begin() as connection:
+        with self._database.writing() as connection:
             connection.execute(sql.delete(_answers).where((_answers.c.created <= oldest) | (_answers.c.key == key)))
             connection.execute(sql.insert(_answers).values(row))
 
@@ -311,54 +302,30 @@ class Registry:
         """The digests of the files last written into the functions' folder, by name: all, or of some."""
         query = sql.select(_projected)
         query = query if names is None else query.where(_projected.c.name.in_(names))
-        with self._engine.begin() as connection:
+        with self._database.reading() as connection:
             return {row.name: row.digest for row in connection.execute(query)}
 
     def set_projected(self, digests: Mapping[str, str], gone: Collection[str]) -> None:
         """Remember what was written there, and forget what is gone."""
-        with self._writing.begin() as connection:
+        with self._database.writing() as connection:
             connection.execute(sql.delete(_projected).where(_projected.c.name.in_([*digests, *gone])))
             if digests:
                 rows = [{"name": name, "digest": digest} for name, digest in digests.items()]
                 connection.execute(sql.insert(_projected), rows)
 
 
-def _configure(connection: Any, _: object) -> None:
-    """Write-ahead log and full durability: a commit that returned survives a power cut."""
-    connection.isolation_level = None
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
-
-
-def _begin(connection: sql.Connection) -> None:
-    """Python's own driver begins only at the first write, so that reads would be of several moments."""
-    connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
-
-
-def _seal_history(engine: sql.Engine) -> None:
+def _seal_history(connection: sql.Connection) -> None:
     """Rows of history are added and never changed: a trigger refuses all else."""
-    with engine.begin() as connection:
-        for verb in ("UPDATE", "DELETE"):
-            connection.exec_driver_sql(
-                f"CREATE TRIGGER IF NOT EXISTS history_no_{verb.lower()} BEFORE {verb} ON history "
-                "BEGIN SELECT RAISE(ABORT, 'history is append-only'); END"
-            )
+    for verb in ("UPDATE", "DELETE"):
         connection.exec_driver_sql(
-            "CREATE TRIGGER IF NOT EXISTS history_no_replace BEFORE INSERT ON history "
-            "WHEN EXISTS (SELECT 1 FROM history WHERE id = NEW.id) "
+            f"CREATE TRIGGER IF NOT EXISTS history_no_{verb.lower()} BEFORE {verb} ON history "
             "BEGIN SELECT RAISE(ABORT, 'history is append-only'); END"
         )
-
-
-@contextmanager
-def _storing() -> Iterator[None]:
-    """Turn a full disk into our own error."""
-    try:
-        yield
-    except OperationalError as error:
-        if "full" not in str(error.orig):
-            raise
-        raise InsufficientStorage(f"The registry could not be written: {error.orig}.") from error
+    connection.exec_driver_sql(
+        "CREATE TRIGGER IF NOT EXISTS history_no_replace BEFORE INSERT ON history "
+        "WHEN EXISTS (SELECT 1 FROM history WHERE id = NEW.id) "
+        "BEGIN SELECT RAISE(ABORT, 'history is append-only'); END"
+    )
 
 
 def _put_versions(connection: sql.Connection, change: Commit) -> None:

@@ -19,19 +19,26 @@ from kernels.outputs import Output
 from kernels.pool import Pool
 from kernels.progress import Report, silent
 from kernels.tasks import Task
+from server.archive import Archive
 from server.calls import Calls
 from server.catalog import Catalog
 from server.changing import Changer, Serving
-from server.chat import Chat
+from server.chat import Chat, Keeping
 from server.diffing import source_diff
 from server.errors import HomeInUse
 from server.idempotency import Replays
 from server.llm import Model
+from server.loop import Means
 from server.registrar import Caller, Registered, Registrar, Synced, Wanted, find
 from server.registry import Event, GenerationRow, Registry, Version
+from server.results import Results
 from server.settings import Settings
+from server.telling import Teller
+from server.turns import Limits
 
 T = TypeVar("T")
+
+DAY = 86400.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ class Health:
 class Service:
     """Registers and executes. `async with Service.open(settings)` owns everything that runs."""
 
-    def __init__(self, settings: Settings, home: Home, registry: Registry, runtime: Path) -> None:
+    def __init__(self, settings: Settings, home: Home, registry: Registry, archive: Archive, runtime: Path) -> None:
         self.settings = settings
         self.home = home
         self.token = settings.require_token(home)
@@ -81,10 +88,14 @@ class Service:
         self._changer = Changer(settings, home, registry, self.pool, self._launch)
         self._registrar = Registrar(self._changer, registry)
         self.replays = Replays(registry)
-        self.calls = Calls(settings, self._registrar, registry, self.pool, self._changer.generation, self._launch)
+        self.results = Results(home.results)
+        teller = Teller(self.results, settings.max_content)
+        self.calls = Calls(
+            settings, self._registrar, registry, self.pool, teller, self._changer.generation, self._launch
+        )
         self._catalog = Catalog(0)
         self._model = Model(settings)
-        self.chat = Chat(self._model, self.calls, lambda: self.catalog, settings.max_rounds)
+        self.chat = Chat(self._means, archive, Keeping(settings.approval_seconds, settings.conversation_days * DAY))
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @classmethod
@@ -96,8 +107,9 @@ class Service:
         """
         home = await asyncio.to_thread(settings.open_home)
         async with _hold(home):
-            with home.runtime() as runtime, Registry.open(home.database) as registry:
-                service = cls(settings, home, registry, runtime)
+            database = home.database
+            with home.runtime() as runtime, Registry.open(database) as registry, Archive.open(database) as archive:
+                service = cls(settings, home, registry, archive, runtime)
                 async with service.pool, service._changer, service._registrar, service._model:
                     synced = await service._registrar.start(report)
                     service.notes = [f"{file}: {error.detail}" for file, error in synced.failures.items()]
@@ -209,6 +221,12 @@ class Service:
         )
 
     # -- inside
+
+    def _means(self) -> Means:
+        """What a turn of chat works with, as it is now."""
+        settings = self.settings
+        limits = Limits(settings.max_rounds, settings.max_calls, settings.max_tokens, settings.max_seconds)
+        return Means(self._model, self.calls, self.results, self.catalog, limits, settings.confirm)
 
     def _launch(self, generation: Generation) -> Launch:
         passed = self.settings.kernel_environment()

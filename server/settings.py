@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from jupyter_core.paths import jupyter_data_dir
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, StrictBool, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from kernels.home import Home, write_atomically
 from kernels.pool import Limits
 from server.errors import InsecureBind
+from server.models import NAMES
 
 # Clean kernels that are kept ready at most, where nothing else is said.
 POOL_MAX = 8
@@ -99,7 +101,7 @@ class Settings(BaseSettings):
     ] = 1024 * 1024
     max_content: Annotated[
         int, Field(ge=256, le=1024 * 1024, description="Characters of a call's result that a model is shown")
-    ] = 16 * 1024
+    ] = 20_000
     max_body: Annotated[int, Field(ge=1024, description="Largest request body, in bytes")] = 1024 * 1024
     build_timeout: Annotated[float, Field(gt=0, description="Seconds for one step of the installer")] = 600.0
     import_timeout: Annotated[
@@ -111,14 +113,49 @@ class Settings(BaseSettings):
         Field(description="Variables of the service for kernels too, by comma"),
     ] = ()
     model: Annotated[str | None, Field(description="The model that chat asks, where a request names none")] = None
+    models: Annotated[
+        Mapping[str, Mapping[str, StrictBool]],
+        NoDecode,
+        Field(description="What models can do, where the table is wrong: JSON, abilities by pattern of names"),
+    ] = {}
     model_timeout: Annotated[float, Field(gt=0, description="Seconds in which a model must answer")] = 120.0
     max_rounds: Annotated[int, Field(ge=1, le=100, description="Requests to the model in a turn of chat")] = 10
+    max_calls: Annotated[int, Field(ge=1, description="Calls in a turn of chat")] = 50
+    max_tokens: Annotated[int | None, Field(ge=1, description="Tokens in a turn of chat; unlimited by default")] = None
+    max_seconds: Annotated[
+        float, Field(gt=0, description="Seconds after which a turn of chat is brought to its end")
+    ] = 600.0
+    confirm: Annotated[
+        Literal["never", "writes", "always"],
+        Field(description="Which calls of models wait for a person: never, writes (or what may be one), always"),
+    ] = "writes"
+    approval_seconds: Annotated[
+        float, Field(gt=0, description="Seconds after which a call that nobody decided about counts as rejected")
+    ] = 86400.0
+    conversation_days: Annotated[
+        float, Field(gt=0, description="Days without a turn after which a conversation is forgotten")
+    ] = 30.0
     log_level: Annotated[str, Field(description="debug, info, warning or error")] = "info"
 
     @field_validator("allowed_hosts", "pass_env", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(p.strip() for p in value.split(",") if p.strip()) if isinstance(value, str) else value
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _decode(cls, value: Any) -> Any:
+        try:
+            return json.loads(value) if isinstance(value, str) else value
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"it is not JSON: {error}") from error
+
+    @field_validator("models")
+    @classmethod
+    def _known(cls, value: Mapping[str, Mapping[str, bool]]) -> Mapping[str, Mapping[str, bool]]:
+        for name in (name for abilities in value.values() for name in abilities if name not in NAMES):
+            raise ValueError(f"{name!r} is no ability; there are {', '.join(NAMES)}")
+        return value
 
     @field_validator("home", "functions_dir", "cache", "kernelspecs_dir")
     @classmethod
@@ -181,6 +218,11 @@ class Settings(BaseSettings):
         key = bool(os.environ.get("OPENAI_API_KEY"))
         return ModelService(azure=False, has_key=key) if key or os.environ.get("OPENAI_BASE_URL") else None
 
+    def model_secrets(self) -> tuple[str, ...]:
+        """What the `openai` client shows to the service that has the models, and nobody else may see."""
+        names = ("OPENAI_API_KEY", "AZURE_OPENAI_API_KEY", "AZURE_OPENAI_AD_TOKEN")
+        return tuple(os.environ[name] for name in names if os.environ.get(name))
+
     def uv_environment(self) -> Mapping[str, str]:
         """The installer's environment: the operator's UV_* settings, and what it takes to reach an index."""
         return {k: v for k, v in os.environ.items() if k in _UV_NAMES or k.startswith("UV_")}
@@ -189,6 +231,11 @@ class Settings(BaseSettings):
         """What of the service's environment kernels may see."""
         names = (*_KERNEL_NAMES, *self.pass_env)
         return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def own_key() -> str | None:
+    """The key for a model service that whoever runs a command has, if any."""
+    return os.environ.get("OPENAI_API_KEY") or None
 
 
 def unknown() -> list[str]:
@@ -215,4 +262,4 @@ def rows() -> list[tuple[str, str, str]]:
 
 
 def _show(value: object) -> str:
-    return "-" if value in (None, ()) else f"{value:g}" if isinstance(value, float) else str(value)
+    return "-" if value in (None, (), {}) else f"{value:g}" if isinstance(value, float) else str(value)

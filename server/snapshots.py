@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from kernels.home import write_atomically
 from kernels.packages import parse_requirements
 from server.errors import InvalidRequest
-from server.functions import Declared, Draft, Function
+from server.functions import Confirm, Declared, Draft, Effects, Function
 
 PACKAGE = "aigbb_functions"
 
@@ -197,8 +197,8 @@ def digest_of(source: str) -> str:
 class Projection:
     """The functions' folder and `extra-requirements.txt` beside it: what people see, edit and keep in git.
 
-    What a function has beside its source (tags, bound names, a declared description or schema) is in a file of its
-    name that ends in `.json`; most have none.
+    What a function has beside its source (tags, bound names, a declared description, schema or effects) is in a file
+    of its name that ends in `.json`; most have none.
     """
 
     folder: Path
@@ -262,12 +262,18 @@ class Projection:
                 found[name] = InvalidRequest(f"{name}.json is not valid. {where}: {first['msg']}", hint=_BESIDE_HINT)
             else:
                 declared = Declared(told.description, told.input_schema, told.responses)
-                found[name] = Draft(source, name, packages.get(name, ()), {}, told.tags, told.bound, declared)
+                told_of = (told.tags, told.bound, declared, told.effects, told.confirm)
+                found[name] = Draft(source, name, packages.get(name, ()), {}, *told_of)
         return found
 
     def _beside(self, name: str) -> str:
+        """The text of its `.json` file; as we would write it, if it is sound: people write it in other ways."""
         path = self.folder / f"{name}.json"
-        return path.read_bytes().decode("utf-8", "surrogateescape") if path.is_file() else ""
+        text = path.read_bytes().decode("utf-8", "surrogateescape") if path.is_file() else ""
+        try:
+            return _rendered(_Beside.model_validate_json(text)) if text else ""
+        except ValidationError:
+            return text
 
     def _put(self, function: Function) -> None:
         write_if_other(self.folder / f"{function.name}.py", function.source)
@@ -317,9 +323,11 @@ class _Beside(BaseModel):
     description: str | None = None
     input_schema: dict[str, Any] | None = None
     responses: dict[str, Any] | None = None
+    effects: Effects | None = None
+    confirm: Confirm = "policy"
 
 
-_BESIDE_HINT = "It may hold tags, bound, description, input_schema and responses, as a registration does."
+_BESIDE_HINT = f"It may hold {', '.join(_Beside.model_fields)}, as a registration does."
 
 
 def beside(function: Function) -> str:
@@ -331,8 +339,14 @@ def beside(function: Function) -> str:
         "description": declared.description,
         "input_schema": declared.parameters,
         "responses": declared.returns,
+        "effects": function.declared_effects,
+        "confirm": function.confirm,
     }
-    told = _Beside.model_validate(all_of_it).model_dump(exclude_defaults=True)
+    return _rendered(_Beside.model_validate(all_of_it))
+
+
+def _rendered(beside: _Beside) -> str:
+    told = beside.model_dump(exclude_defaults=True)
     return json.dumps(told, indent=2, ensure_ascii=False) + "\n" if told else ""
 
 

@@ -85,7 +85,10 @@ def _anthropic(function: Function, _: bool) -> dict[str, Any]:
 
 def _mcp(function: Function, _: bool) -> dict[str, Any]:
     output = {"outputSchema": structured(_returns(function))} if _returns(function) else {}
-    return {**_plain(function), "inputSchema": as_seen(function), **output}
+    # Without the first hint, clients take a tool for destructive; the second has no meaning beside a true first.
+    reads = function.effects == "read"
+    hints = {"readOnlyHint": True} if reads else {"readOnlyHint": False, "destructiveHint": True}
+    return {**_plain(function), "inputSchema": as_seen(function), **output, "annotations": hints}
 
 
 def _json_schema(function: Function, _: bool) -> dict[str, Any]:

@@ -8,9 +8,13 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from kernels.outputs import Stream
+from server.batch import Terms
 from server.calls import Called, ToolResult
-from server.completions import ToolCall
+from server.chat import Form, ToolTurn
+from server.completions import ToolCall, mended
+from server.deciding import Policy
 from server.wire import Answer, Body, ErrorDetail, as_notebook, error_line, times
+from server.wire_approvals import ApprovalAnswer
 
 
 class FunctionCall(Body):
@@ -69,8 +73,29 @@ class RunToolsBody(Body):
 
     tool_calls: Annotated[list[FunctionCallBody | ToolCallBody], Field(max_length=128)]
     bound: Annotated[dict[str, Any], Field(description="Values of bound parameters, by name")] = {}
-    session: Annotated[str | None, Field(description="A session's id; calls then run one after the other")] = None
+    session: Annotated[str | None, Field(description="A session's id; all calls then run one after the other")] = None
     timeout: Annotated[float | None, Field(gt=0, description="Seconds for each call")] = None
+    confirm: Annotated[
+        Policy | None, Field(description="Which calls wait for a person; stricter than AIGBB_CONFIRM or without effect")
+    ] = None
+    approved: Annotated[
+        list[str], Field(description="Functions that were decided about, as NAME or NAME@VERSION: calls do not wait")
+    ] = []
+
+    def calls(self) -> list[ToolCall]:
+        """The same as values of ours, each with an id of its own."""
+        return list(mended([one.call() for one in self.tool_calls]))
+
+    def forms(self) -> tuple[Form, ...]:
+        """How each is to be answered."""
+        return tuple(
+            Form(one.call_id, responses=True) if isinstance(one, FunctionCallBody) else Form(one.id)
+            for one in self.tool_calls
+        )
+
+    def terms(self) -> Terms:
+        """How they are to be run."""
+        return Terms(self.bound, self.session, self.timeout, self.confirm or "never", frozenset(self.approved))
 
 
 class CallAnswer(Answer):
@@ -80,7 +105,7 @@ class CallAnswer(Answer):
     version: Annotated[int, Field(description="The version that ran")]
     status: Literal["ok", "error", "timeout", "cancelled", "died"]
     result: Annotated[Any, Field(description="The result as JSON; null where there is none")]
-    content: Annotated[str | None, Field(description="The result as text for a model, cut to AIGBB_MAX_CONTENT")]
+    content: Annotated[str | None, Field(description="The result as text for a model, at most AIGBB_MAX_CONTENT of it")]
     error: Annotated[str | None, Field(description="One line: what went wrong")]
     error_detail: ErrorDetail | None
     hint: str | None
@@ -130,26 +155,53 @@ class ToolRun(Answer):
     name: str
     status: Annotated[str, Field(description="ok, or what went wrong")]
     duration_ms: float
-
-
-class RunToolsAnswer(Answer):
-    """One message for every tool call, in the same order, to be appended to the conversation as they are."""
-
-    messages: list[dict[str, Any]]
-    runs: list[ToolRun]
+    version: Annotated[int | None, Field(description="The version that was called; null without such a function")] = (
+        None
+    )
+    pictures: Annotated[list[str], Field(description="Links to pictures that it showed")] = []
+    whole: Annotated[str | None, Field(description="Link to the result, where the model was shown a part of it")] = None
+    traceback: Annotated[str, Field(description="Of an exception; for you, models are not shown it")] = ""
 
     @classmethod
-    def of(cls, body: RunToolsBody, results: list[ToolResult]) -> RunToolsAnswer:
-        """From the results."""
-        pairs = zip(body.tool_calls, results, strict=True)
+    def of(cls, result: ToolResult) -> ToolRun:
+        """From a result."""
         return cls(
-            messages=[_message(asked, result) for asked, result in pairs],
-            runs=[ToolRun(id=r.call.id, name=r.call.name, status=r.status, duration_ms=r.duration_ms) for r in results],
+            id=result.call.id,
+            name=result.call.name,
+            status=result.status,
+            duration_ms=result.duration_ms,
+            version=result.version,
+            pictures=list(result.pictures),
+            whole=result.whole,
+            traceback=result.traceback,
         )
 
 
-def _message(asked: FunctionCallBody | ToolCallBody, result: ToolResult) -> dict[str, Any]:
+class RunToolsAnswer(Answer):
+    """One message for every tool call, in the same order, to be appended to the conversation as they are.
+
+    While some calls wait for a person, there are only those of the others; the decision answers with all of them.
+    """
+
+    messages: list[dict[str, Any]]
+    runs: list[ToolRun]
+    approval: Annotated[ApprovalAnswer | None, Field(description="Calls that wait for a person")] = None
+    approved: Annotated[list[str], Field(description="Functions that need no decision any more; send it back")] = []
+
+    @classmethod
+    def of(cls, turn: ToolTurn) -> RunToolsAnswer:
+        """From what the calls came to."""
+        pairs = [(turn.forms[n], turn.results[n]) for n in sorted(turn.results)]
+        return cls(
+            messages=[_message(form, result) for form, result in pairs],
+            runs=[ToolRun.of(result).model_copy(update={"id": form.id}) for form, result in pairs],
+            approval=ApprovalAnswer.of(turn.waiting, None) if turn.waiting else None,
+            approved=list(turn.approved),
+        )
+
+
+def _message(form: Form, result: ToolResult) -> dict[str, Any]:
     """In the form of the request that it answers."""
-    if isinstance(asked, FunctionCallBody):
-        return {"type": "function_call_output", "call_id": asked.call_id, "output": result.content}
-    return {"role": "tool", "tool_call_id": asked.id, "content": result.content}
+    if form.responses:
+        return {"type": "function_call_output", "call_id": form.id, "output": result.content}
+    return {"role": "tool", "tool_call_id": form.id, "content": result.content}

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, ConfigDict, Field
 
 from server.errors import AigbbError, InvalidName
-from server.functions import Declared, Draft
+from server.functions import Confirm, Declared, Draft, Effects
 from server.registrar import Registered, Synced, Wanted
 from server.registry import Event, Version
 from server.tools import not_strict
@@ -21,6 +21,7 @@ _REGISTER_EXAMPLE: dict[str, Any] = {
     "source": "from slugify import slugify\n\ndef slug(text: str) -> str:\n    return slugify(text)\n",
     "packages": ["python-slugify"],
     "env": {},
+    "effects": "read",
 }
 
 
@@ -78,6 +79,13 @@ class FunctionBody(Body):
     responses: Annotated[
         dict[str, Any] | None, Field(description="JSON Schema of the result, instead of the inferred one")
     ] = None
+    effects: Annotated[
+        Effects | None,
+        Field(description="What a call may do; left out, it is inferred: `read` where the source cannot reach out"),
+    ] = None
+    confirm: Annotated[
+        Confirm, Field(description="Whether a person is asked before a model's call runs; `policy`: as the chat says")
+    ] = "policy"
     on_conflict: Annotated[
         Literal["new_version", "error"], Field(description="What to do when the name is taken by another source")
     ] = "new_version"
@@ -86,7 +94,8 @@ class FunctionBody(Body):
     def wanted(self, if_match: str | None = None) -> Wanted:
         """The same as a value of ours. if_match: from a header. Raises InvalidName."""
         lines = self.packages.splitlines() if isinstance(self.packages, str) else self.packages
-        draft = Draft(self.source, self.name, tuple(lines), self.env, self.tags, self.bound, self._declared())
+        told = (self.tags, self.bound, self._declared(), self.effects, self.confirm)
+        draft = Draft(self.source, self.name, tuple(lines), self.env, *told)
         return Wanted(draft, self.on_conflict, self.if_match or if_match)
 
     def _declared(self) -> Declared:
@@ -141,6 +150,8 @@ class FunctionAnswer(Answer):
     env: Annotated[list[str], Field(description="Names only")]
     tags: list[str]
     bound: Annotated[list[str], Field(description="Parameters that models never see")]
+    effects: Annotated[Effects, Field(description="As declared, or else as inferred")]
+    confirm: Annotated[Confirm, Field(description="Whether a person is asked before a model's call runs")]
     digest: str
     created: str
 
@@ -159,6 +170,8 @@ class FunctionAnswer(Answer):
             env=list(function.env),
             tags=list(function.tags),
             bound=list(function.bound),
+            effects=function.effects,
+            confirm=function.confirm,
             digest=f"sha256:{function.digest}",
             created=version.created,
             **more,

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 from uuid import uuid4
 
 from pydantic import ConfigDict, Field
 
 from server.calls import ToolResult
-from server.chat import Event, Ready, Turn, Wish
-from server.completions import TextDelta, as_tool_call
+from server.completions import TextDelta, ToolCall, as_tool_call
 from server.errors import AigbbError, InvalidRequest, UnknownModel
+from server.turns import Event, Ready, Turn, Waiting, Wish
 from server.wire import Body
 from server.wire_chat import ChatAnswer, Messages, UsageAnswer
 
@@ -33,6 +33,10 @@ class CompletionBody(Body):
     tools: Annotated[list[dict[str, Any]] | None, Field(description="Your own: calls of these come back to you")] = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
+    functions: Annotated[
+        list[dict[str, Any]] | None, Field(description="As before there were tools: one call comes back at a time")
+    ] = None
+    function_call: str | dict[str, Any] | None = None
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
     n: Annotated[int | None, Field(ge=1, le=1)] = None
@@ -41,19 +45,34 @@ class CompletionBody(Body):
         """The same as a value of ours. Raises UnknownModel for another name than those of `models`, InvalidRequest."""
         if self.model not in names(tags):
             raise UnknownModel(f"There is no model {self.model[:80]!r}.", suggestions=names(tags))
-        if {"functions", "function_call"} & (self.model_extra or {}).keys():
-            raise InvalidRequest("functions and function_call are not taken here: send tools and tool_choice.")
+        if self.functions and self.tools:
+            raise InvalidRequest("There are both tools and functions: send tools only.")
         tag = self.model.partition(":")[2]
         extra = {name: value for name, value in (self.model_extra or {}).items() if value is not None}
         extra.pop("user", None)  # who asks is of no use to the model behind
         return Wish(
             self.messages,
             tags=(tag,) if tag else (),
-            tool_choice=self.tool_choice or "auto",
+            tool_choice=self._choice(),
             parallel_tool_calls=self.parallel_tool_calls,
             options=extra,
-            client_tools=self.tools or (),
+            client_tools=[*(self.tools or ()), *({"type": "function", "function": f} for f in self.functions or ())],
         )
+
+    def _choice(self) -> str | dict[str, Any]:
+        if isinstance(self.function_call, dict):
+            return {"type": "function", "function": self.function_call}
+        return self.tool_choice or self.function_call or "auto"
+
+    def asked(self, calls: Sequence[ToolCall]) -> dict[str, Any]:
+        """Calls of the client's own tools, as a member of a message in the form of the request."""
+        if self.functions:
+            return {"function_call": {"name": calls[0].name, "arguments": calls[0].arguments}}
+        return {"tool_calls": [as_tool_call(call) for call in calls]}
+
+    def finish(self, turn: Turn) -> str:
+        """Why the answer ends, as OpenAI's clients know it."""
+        return "function_call" if turn.calls and self.functions else _FINISH.get(turn.status, "stop")
 
 
 def names(tags: Iterable[str]) -> list[str]:
@@ -72,6 +91,7 @@ class Chunks:
 
     def __init__(self, body: CompletionBody) -> None:
         self._head = {"id": f"chatcmpl-{uuid4().hex}", "created": int(time.time()), "model": body.model}
+        self._body = body
         self._usage = bool((body.stream_options or {}).get("include_usage"))
         self._begun = False
 
@@ -83,6 +103,8 @@ class Chunks:
                 yield self._chunk(part)
             case Ready():
                 yield self._chunk({}, aigbb={"call": as_tool_call(event.call)})
+            case Waiting():
+                yield self._chunk({"content": _asking(event)})
             case ToolResult():
                 told = {"id": event.call.id, "name": event.call.name, "status": event.status, "content": event.content}
                 yield self._chunk({}, aigbb={"result": told})
@@ -91,9 +113,11 @@ class Chunks:
 
     def _end(self, turn: Turn, total_ms: float) -> Iterator[dict[str, Any]]:
         if turn.calls:
-            parts = [{"index": number, **as_tool_call(call)} for number, call in enumerate(turn.calls)]
-            yield self._chunk({"tool_calls": parts})
-        yield self._chunk({}, finish=_FINISH.get(turn.status, "stop"), aigbb=_ran(turn, total_ms))
+            asked = self._body.asked(turn.calls)
+            if "tool_calls" in asked:
+                asked = {"tool_calls": [{"index": number, **call} for number, call in enumerate(asked["tool_calls"])]}
+            yield self._chunk(asked)
+        yield self._chunk({}, finish=self._body.finish(turn), aigbb=_ran(turn, total_ms))
         if self._usage:
             yield self._event({"choices": [], "usage": UsageAnswer.of(turn.usage).model_dump()})
 
@@ -109,25 +133,33 @@ class Chunks:
 
 def completion(body: CompletionBody, turn: Turn, total_ms: float) -> dict[str, Any]:
     """A turn as one completion."""
-    message: dict[str, Any] = {"role": "assistant", "content": turn.text or (None if turn.calls else "")}
+    text = f"{turn.text}{_asking(turn.waiting)}".lstrip() if turn.waiting else turn.text
+    message: dict[str, Any] = {"role": "assistant", "content": text or (None if turn.calls else "")}
     if turn.calls:
-        message["tool_calls"] = [as_tool_call(call) for call in turn.calls]
-    finish = _FINISH.get(turn.status, "stop")
+        message |= body.asked(turn.calls)
     return {
         "id": f"chatcmpl-{uuid4().hex}",
         "object": "chat.completion",
         "created": int(time.time()),
         "model": body.model,
-        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": finish}],
+        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": body.finish(turn)}],
         "usage": UsageAnswer.of(turn.usage).model_dump(),
         "aigbb": _ran(turn, total_ms),
     }
 
 
+def _asking(waiting: Waiting) -> str:
+    """What a person reads of calls that wait: in a completion there is no better place for it."""
+    calls = "\n".join(f"- {one.call.name}({one.call.arguments})" for one in waiting.held)
+    how = f"`aigbb approve {waiting.id}` or POST /approvals/{waiting.id}"
+    return f"\n\nThis waits for a decision, and was not run:\n{calls}\nDecide with {how}."
+
+
 def _ran(turn: Turn, total_ms: float) -> dict[str, Any]:
     """What one cannot see in a completion."""
     answer = ChatAnswer.of(turn, total_ms).model_dump(mode="json")
-    return {name: answer[name] for name in ("status", "model", "offered", "rounds", "duration_ms")}
+    shown = ("status", "model", "conversation", "approval", "offered", "rounds", "warnings", "duration_ms")
+    return {name: answer[name] for name in shown}
 
 
 def error_body(error: AigbbError) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from kernels.progress import silent
 from kernels.provisioner import SOCKET
 from server.settings import Settings
 from server.snapshots import write_snapshot
+from tests.node import Programs, install
 from tests.provider import Provider, serving
 
 ROOT = Path(__file__).parents[1]
@@ -270,6 +271,12 @@ def provider() -> Iterator[Provider]:
     """A model's service that says what tests have written down."""
     with serving() as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def programs(shared: Path) -> Programs:
+    """What tests run in Node."""
+    return install(shared / "javascript")
 
 
 @pytest.fixture

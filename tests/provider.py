@@ -31,11 +31,18 @@ class Broken:
 
 
 @dataclass(frozen=True)
+class Whole:
+    """An answer in one piece: JSON, or a text that is none."""
+
+    body: dict[str, Any] | str
+
+
+@dataclass(frozen=True)
 class Silence:
     """No answer until the test is over."""
 
 
-Answer = Sequence[Chunk] | Refusal | Broken | Silence
+Answer = Sequence[Chunk] | Refusal | Broken | Whole | Silence
 
 
 def says(text: str, finish: str = "stop", pieces: int = 4) -> list[Chunk]:
@@ -71,6 +78,15 @@ def asks_in_words(*calls: tuple[str, Any]) -> list[Chunk]:
     return says(f"Let me see.\n```json\n{json.dumps(found[0] if len(found) == 1 else found)}\n```")
 
 
+def whole(finish: str = "stop", **message: Any) -> Whole:
+    """A completion that was asked for without a stream."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": None, **message}, "finish_reason": finish}
+    usage = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
+    return Whole(
+        {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
+    )
+
+
 def chunk(finish: str | None = None, **delta: Any) -> Chunk:
     """One piece of a stream."""
     choice = {"index": 0, "delta": delta, "finish_reason": finish}
@@ -87,6 +103,11 @@ class Provider:
         self.paths: list[str] = []
         self.over = threading.Event()
         self.url = ""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a service needs to find it."""
+        return {"OPENAI_API_KEY": "sk-of-a-test", "OPENAI_BASE_URL": self.url}
 
     def write_down(self, question: str, *answers: Answer) -> None:
         """What is to be answered to a conversation that begins with this question."""
@@ -117,7 +138,7 @@ def serving() -> Iterator[Provider]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     provider.url = f"http://127.0.0.1:{server.server_port}/v1"
     try:
@@ -133,6 +154,13 @@ def respond(handler: BaseHTTPRequestHandler, provider: Provider, answer: Answer)
     """Send an answer, and close the connection."""
     if isinstance(answer, Silence):
         provider.over.wait(60)
+        return
+    if isinstance(answer, Whole):
+        text = answer.body if isinstance(answer.body, str) else json.dumps(answer.body)
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/html" if text is answer.body else "application/json")
+        handler.end_headers()
+        handler.wfile.write(text.encode())
         return
     if isinstance(answer, Refusal):
         body = json.dumps({"error": {"message": answer.message, "type": "error", "code": None}}).encode()

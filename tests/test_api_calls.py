@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -293,10 +294,15 @@ def test_what_a_model_is_shown_is_cut_and_the_result_is_not(own: httpx2.Client, 
     answer = call(own, fresh, {"n": 5000})
     assert answer["result"] == "a" * 5000 + "z"
     assert len(answer["content"]) <= 256
-    assert "characters cut" in answer["content"]
-    assert answer["content"].endswith("z")
+    head, line, tail = answer["content"].split("\n")
+    assert tail.endswith("z") and head.startswith("a")
+    match = re.fullmatch(r"\.\.\. ([\d,]+) characters left out; the whole: (/results/\S+\.txt) \.\.\.", line)
+    assert match is not None
+    assert int(match[1].replace(",", "")) == 5001 - len(head) - len(tail)
+    assert own.get(match[2]).text == answer["result"]
     body = {"tool_calls": [tool_call("1", fresh, {"n": 5000})]}
-    assert own.post("/tools/run", json=body).json()["messages"][0]["content"] == answer["content"]
+    told: str = own.post("/tools/run", json=body).json()["messages"][0]["content"]
+    assert [len(part) for part in told.split("\n")] == [len(head), len(line), len(tail)]
 
 
 def test_an_async_function_is_awaited(client: httpx2.Client) -> None:
@@ -309,7 +315,11 @@ def test_what_a_function_prints_and_shows_is_in_the_answer(client: httpx2.Client
     shown = call(client, "plot_series", {"series": {"a": [1, 2]}})
     [png] = [one["data"]["image/png"] for one in shown["outputs"] if "image/png" in one.get("data", {})]
     assert base64.b64decode(png).startswith(b"\x89PNG")
-    assert shown["content"] == "The function returned nothing.\nIt showed: image/png."
+    match = re.fullmatch(
+        r"The function returned nothing\.\nIt showed: image/png \((/results/\S+)\)\.", shown["content"]
+    )
+    assert match is not None
+    assert client.get(match[1]).content == base64.b64decode(png)
     assert talked["content"] == "The function returned nothing.\nIt printed:\nout"
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
+from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
@@ -73,6 +75,16 @@ WARNED: dict[str, tuple[dict[str, Any], list[str], dict[str, Any]]] = {
         ["hidden_signature"],
         {"a": {}},
     ),
+    "effects that nobody knows": (
+        {"source": 'import os\n\ndef f():\n    """F."""\n    return os.name\n'},
+        ["undeclared_effects"],
+        {},
+    ),
+    "effects that are declared unknown": (
+        {"source": 'import os\n\ndef f():\n    """F."""\n    return os.name\n', "effects": "unknown"},
+        [],
+        {},
+    ),
     "declared": (
         {
             "source": 'def f(*a, **k):\n    """F."""\n',
@@ -92,6 +104,43 @@ def test_what_is_accepted_with_a_warning(
     assert answer.status_code == 200, answer.text
     assert [warning["code"] for warning in answer.json()["warnings"]] == codes
     assert answer.json()["parameters"].get("properties", {}) == parameters
+
+
+def told_of(answer: Mapping[str, Any]) -> tuple[str, str, int]:
+    """What an answer says of effects, and of which version."""
+    return answer["effects"], answer["confirm"], answer["version"]
+
+
+def test_declared_effects_are_shown_and_make_a_version(client: httpx2.Client, name: str, server: Server) -> None:
+    assert told_of(register(client, source_of(name))) == ("read", "policy", 1)
+    assert told_of(register(client, source_of(name), effects="write", confirm="never")) == ("write", "never", 2)
+    assert told_of(client.get(f"/functions/{name}").json()) == ("write", "never", 2)
+    diff = client.get(f"/functions/{name}/versions/2/diff").json()["diff"]
+    assert diff.startswith("+# effects: write\n+# confirm: never\n")
+    beside = server.functions / f"{name}.json"
+    assert json.loads(beside.read_text()) == {"effects": "write", "confirm": "never"}
+    beside.write_text('{"effects": "unknown"}')
+    [synced] = client.post("/sync").json()["registered"]
+    assert told_of(synced) == ("unknown", "policy", 3)
+    assert told_of(register(client, source_of(name))) == ("read", "policy", 4)
+    assert not beside.exists()
+
+
+@pytest.mark.parametrize("body", [{"effects": "none"}, {"effects": ["read"]}, {"confirm": "ask"}, {"confirm": None}])
+def test_effects_are_some_words_and_no_others(client: httpx2.Client, name: str, body: dict[str, Any]) -> None:
+    refused = problem(client.post("/register", json={"source": source_of(name), **body}), 422, "invalid_request")
+    assert next(iter(body)) in refused["detail"]
+
+
+def test_a_file_beside_with_wrong_effects_is_left_alone(client: httpx2.Client, name: str, server: Server) -> None:
+    (server.functions / f"{name}.py").write_text(source_of(name))
+    (server.functions / f"{name}.json").write_text('{"effects": "none"}')
+    [left] = client.post("/sync").json()["problems"]
+    assert left["code"] == "invalid_request"
+    assert "effects" in left["detail"]
+    assert "responses, effects, confirm" in left["hint"]
+    (server.functions / f"{name}.py").unlink()
+    (server.functions / f"{name}.json").unlink()
 
 
 def test_a_description_in_the_form_of_ernie_overrides_what_is_inferred(client: httpx2.Client, name: str) -> None:

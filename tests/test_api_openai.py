@@ -12,6 +12,7 @@ import pytest
 from openai import OpenAI
 
 from tests.conftest import Server, running_server
+from tests.doors import tool_call
 from tests.provider import Answer, Broken, Provider, Refusal, asks, chunk, says
 
 SOURCES = {
@@ -145,6 +146,73 @@ def test_the_loop_of_a_tutorial_runs_its_tools_and_ours(client: OpenAI, provider
     assert [m["role"] for m in provider.asked["tutorial"][-1]["messages"]] == ["user", "assistant", "tool"]
 
 
+def test_the_loop_of_a_tutorial_puts_calls_together_from_a_stream(client: OpenAI, provider: Provider) -> None:
+    both = asks(("weather", {"city": "Rome"}), ("weather", {"city": "Oslo"}), ids=["r", "o"])
+    provider.write_down("streamed tutorial", asks(("add", {"n": 1})), both, says("2, and sunny."))
+    messages: list[Any] = [{"role": "user", "content": "streamed tutorial"}]
+    while True:
+        text = ""
+        calls: dict[int, dict[str, Any]] = {}
+        for part in client.chat.completions.create(model="aigbb", messages=messages, tools=[WEATHER], stream=True):
+            delta = part.choices[0].delta
+            text += delta.content or ""
+            for piece in delta.tool_calls or []:
+                assert piece.function
+                call = calls.setdefault(piece.index, {"id": piece.id, "name": piece.function.name, "arguments": ""})
+                call["arguments"] += piece.function.arguments or ""
+        if not calls:
+            break
+        asked = [tool_call(call["id"], call["name"], call["arguments"]) for call in calls.values()]
+        messages.append({"role": "assistant", "content": text or None, "tool_calls": asked})
+        for call in calls.values():
+            city = json.loads(call["arguments"])["city"]
+            messages.append({"role": "tool", "tool_call_id": call["id"], "content": f"sunny in {city}"})
+    assert text == "2, and sunny."
+    assert [m["content"] for m in provider.asked["streamed tutorial"][-1]["messages"][2:]] == [
+        "sunny in Rome",
+        "sunny in Oslo",
+    ]
+
+
+LEGACY = {"name": "city", "description": "Where I am.", "parameters": {"type": "object", "properties": {}}}
+
+
+def test_the_loop_of_an_old_tutorial_with_functions(client: OpenAI, provider: Provider) -> None:
+    provider.write_down("old tutorial", asks(("city", {})), asks(("add", {"n": 1})), says("Berlin, and 2."))
+    messages: list[Any] = [{"role": "user", "content": "old tutorial"}]
+    functions: Any = [LEGACY]
+    first = client.chat.completions.create(model="aigbb", messages=messages, functions=functions)
+    [choice] = first.choices
+    assert choice.finish_reason == "function_call" and choice.message.tool_calls is None
+    assert choice.message.function_call is not None and choice.message.function_call.name == "city"
+    messages += [choice.message, {"role": "function", "name": "city", "content": "Berlin"}]
+    last = client.chat.completions.create(model="aigbb", messages=messages, functions=functions)
+    assert last.choices[0].message.content == "Berlin, and 2."
+    sent = provider.asked["old tutorial"][1]["messages"]
+    assert [m["role"] for m in sent] == ["user", "assistant", "tool"]
+    assert sent[2]["tool_call_id"] == sent[1]["tool_calls"][0]["id"] and sent[2]["content"] == "Berlin"
+
+
+@pytest.mark.parametrize(("choice", "told"), [("none", "none"), ({"name": "city"}, LEGACY["name"])])
+def test_a_function_can_be_forced_as_before(
+    client: OpenAI, provider: Provider, choice: Any, told: str, request: pytest.FixtureRequest
+) -> None:
+    question = request.node.name
+    provider.write_down(question, asks(("city", {})) if told == "city" else says("ok"))
+    functions: Any = [LEGACY]
+    stream = client.chat.completions.create(
+        model="aigbb",
+        messages=[{"role": "user", "content": question}],
+        functions=functions,
+        function_call=choice,
+        stream=True,
+    )
+    chunks = list(stream)
+    calls = [c.choices[0].delta.function_call for c in chunks if c.choices[0].delta.function_call]
+    assert [call.name for call in calls if call] == (["city"] if told == "city" else [])
+    assert told in json.dumps(provider.asked[question][0]["tool_choice"])
+
+
 def test_of_a_mixed_answer_only_the_clients_calls_come_back(ask: Ask) -> None:
     answer = ask(asks(("add", {"n": 1}), ("weather", {"city": "Rome"})), tools=[WEATHER])
     assert [call.function.name for call in answer.choices[0].message.tool_calls] == ["weather"]
@@ -207,8 +275,9 @@ def test_refusals_have_the_form_that_the_client_reads(ask: Ask, stream: bool) ->
     with pytest.raises(openai.UnprocessableEntityError, match="sometimes") as refused:
         ask(tool_choice="sometimes", stream=stream)
     assert refused.value.code == "invalid_request"
-    with pytest.raises(openai.UnprocessableEntityError, match="send tools"):
-        ask(functions=[{"name": "f", "parameters": {"type": "object"}}], stream=stream)
+    with pytest.raises(openai.UnprocessableEntityError, match="send tools only"):
+        both = {"name": "f", "parameters": {"type": "object"}}
+        ask(functions=[both], tools=[{"type": "function", "function": both}], stream=stream)
     with pytest.raises(openai.InternalServerError, match="not today") as failed:
         ask(Refusal(400, "not today"), stream=stream)
     assert (failed.value.status_code, failed.value.code) == (502, "model_failed")

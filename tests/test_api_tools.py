@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,26 @@ def meets(folder: Path, mine: str, other: str) -> str:
         time.sleep(0.01)
     return f"{mine} met {other}"
 """,
+    "leaks": """
+import os
+
+def leaks(how: str) -> str | None:
+    \"\"\"Tell a secret by an exception, on paper or in the result.\"\"\"
+    key = os.environ["LEAKED_KEY"]
+    if how == "raise":
+        raise KeyError(key)
+    return print(key) if how == "print" else key
+""",
+    "shows": """
+from IPython.display import Image, display
+
+PNG = bytes.fromhex("89504e470d0a1a0a")
+
+def shows(pictures: int) -> int:
+    for _ in range(pictures):
+        display(Image(PNG, format="png"))
+    return pictures
+""",
     "tree": """
 from pydantic import BaseModel
 
@@ -48,7 +69,14 @@ def tree(root: Node) -> Node:
     return root
 """,
 }
-MORE: dict[str, dict[str, Any]] = {"orders": {"bound": ["customer"], "tags": ["shop"]}, "tree": {"name": "tree"}}
+MORE: dict[str, dict[str, Any]] = {
+    "orders": {"bound": ["customer"], "tags": ["shop"]},
+    "tree": {"name": "tree"},
+    "meets": {"effects": "read"},
+    "counts": {"confirm": "never"},
+    "shows": {"confirm": "never"},
+    "leaks": {"env": {"LEAKED_KEY": "hunter2-hunter2"}, "confirm": "never"},
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -161,7 +189,53 @@ def test_tool_calls_are_answered_in_order_whatever_becomes_of_them(client: httpx
     assert json.loads(found[6][1])["fix"] == {"rename": {"txt": "text"}}
 
 
-def test_tool_calls_run_side_by_side(client: httpx2.Client, tmp_path: Path) -> None:
+def runs(client: httpx2.Client, *calls: dict[str, Any]) -> list[dict[str, Any]]:
+    """What is told of each tool call beside its content."""
+    answer = client.post("/tools/run", json={"tool_calls": list(calls)})
+    assert answer.status_code == 200, answer.text
+    found: list[dict[str, Any]] = answer.json()["runs"]
+    return found
+
+
+def test_a_run_says_what_the_model_is_not_shown(client: httpx2.Client) -> None:
+    failed, missing = runs(client, tool_call("a", "divide", {"n": 0}), tool_call("b", "nothing", {}))
+    assert list(failed) == ["id", "name", "status", "duration_ms", "version", "pictures", "whole", "traceback"]
+    assert failed["version"] == client.get("/functions/divide").json()["version"]
+    assert "return 1 // n" in failed["traceback"]
+    assert failed["traceback"].endswith("ZeroDivisionError: integer division or modulo by zero")
+    assert {"version": None, "pictures": [], "whole": None, "traceback": ""}.items() <= missing.items()
+
+
+def test_pictures_of_a_call_can_be_fetched(client: httpx2.Client) -> None:
+    [shown] = runs(client, tool_call("a", "shows", {"pictures": 2}))
+    assert len(set(shown["pictures"])) == 2
+    for link in shown["pictures"]:
+        answer = client.get(link)
+        assert (answer.headers["content-type"], answer.content) == ("image/png", b"\x89PNG\r\n\x1a\n")
+
+
+def test_a_long_result_is_shown_in_part_and_can_be_fetched_whole(client: httpx2.Client) -> None:
+    asked = tool_call("a", "word_count", {"text": " ".join("w" * n for n in range(1, 300)), "top": 300})
+    [(status, content)] = run(client, asked)
+    [ran] = runs(client, asked)
+    assert status == "ok" and 19_900 < len(content) <= 20_000
+    assert len(client.get(ran["whole"]).json()) == 299
+    link = re.search(r" characters left out; the whole: (/results/\S+) \.\.\.\n", content)
+    assert link is not None
+    assert client.get(link[1]).json() == client.get(ran["whole"]).json()
+
+
+def test_values_of_variables_are_masked_in_errors_and_in_what_was_printed(client: httpx2.Client) -> None:
+    calls = [tool_call(how, "leaks", {"how": how}) for how in ("raise", "print", "return")]
+    (_, raised), (_, printed), (_, returned) = run(client, *calls)
+    assert json.loads(raised)["detail"] == "KeyError: '***'"
+    assert printed == "The function returned nothing.\nIt printed:\n***"
+    assert returned == "hunter2-hunter2"
+    assert "hunter2" not in runs(client, calls[0])[0]["traceback"]
+    assert call(client, "leaks", {"how": "raise"})["error"] == "KeyError: 'hunter2-hunter2'"
+
+
+def test_calls_that_only_read_run_side_by_side(client: httpx2.Client, tmp_path: Path) -> None:
     calls = [
         tool_call("1", "meets", {"folder": str(tmp_path), "mine": "a", "other": "b"}),
         tool_call("2", "meets", {"folder": str(tmp_path), "mine": "b", "other": "a"}),
@@ -193,7 +267,8 @@ def test_the_items_of_a_response_are_answered_in_their_own_form(client: httpx2.C
 
 
 def test_no_tool_calls_are_no_messages(client: httpx2.Client) -> None:
-    assert client.post("/tools/run", json={"tool_calls": []}).json() == {"messages": [], "runs": []}
+    answer = client.post("/tools/run", json={"tool_calls": []}).json()
+    assert (answer["messages"], answer["runs"]) == ([], [])
 
 
 def test_bound_values_come_from_the_caller_and_never_from_the_model(client: httpx2.Client, tmp_path: Path) -> None:

@@ -22,19 +22,23 @@ ORDER = [
     ["kernels.kernelspecs", "kernels.probing", "kernels.provisioner", "kernels.kernel"],
     ["kernels.forkserver", "kernels.spares"],
     ["kernels.pool"],
-    ["server.errors", "server.reading", "server.hints"],
-    ["server.settings", "server.schemas"],
+    ["server.errors", "server.models", "server.reading", "server.hints", "server.database"],
+    ["server.asking", "server.settings", "server.schemas"],
     ["server.functions", "server.strict"],
     ["server.registry", "server.snapshots", "server.diffing", "server.samples"],
-    ["server.publishing", "server.planning", "server.verifying", "server.idempotency"],
+    ["server.publishing", "server.planning", "server.verifying", "server.idempotency", "server.results"],
     ["server.tools", "server.search", "server.operations", "server.completions"],
     ["server.snippets", "server.catalog", "server.changing", "server.conversations", "server.llm"],
-    ["server.collection", "server.registrar"],
+    ["server.archive", "server.collection", "server.telling", "server.registrar"],
     ["server.calls"],
-    ["server.choosing", "server.dialects"],
+    ["server.choosing", "server.deciding", "server.dialects", "server.pictures"],
+    ["server.batch"],
+    ["server.turns"],
+    ["server.loop"],
     ["server.chat"],
     ["server.service", "server.client"],
     ["server.wire", "server.doctor"],
+    ["server.wire_approvals"],
     ["server.wire_calls", "server.wire_functions", "server.auth"],
     ["server.wire_chat"],
     ["server.wire_openai"],
@@ -42,8 +46,9 @@ ORDER = [
     ["server.api_chat", "server.api_execute", "server.api_functions", "server.api_openai"],
     ["server.api"],
     ["server.serving", "server.printing"],
-    ["server.cli_chat", "server.cli_functions"],
-    ["server.cli_versions"],
+    ["server.terminal", "server.cli_functions"],
+    ["server.cli_approvals", "server.cli_versions"],
+    ["server.cli_chat"],
     ["server.cli"],
     ["server.__main__"],
 ]
@@ -96,9 +101,9 @@ def test_a_kernel_starts_without_what_only_calls_need(name: str) -> None:
     assert found.isdisjoint({"pydantic", "pydantic_core", "contract", "forms", "arguments"})
 
 
-def test_the_registry_is_the_only_one_that_knows_its_database() -> None:
+def test_only_those_who_keep_something_know_the_database() -> None:
     users = {path.stem for path in MODULES if any(n.split(".")[0] == "sqlalchemy" for n in imports(path))}
-    assert users == {"registry"}
+    assert users == {"archive", "database", "registry"}
 
 
 def test_the_rest_door_is_the_only_one_that_knows_http() -> None:

@@ -16,7 +16,7 @@ import zmq.asyncio
 from kernels.environments import Generation
 from kernels.kernel import Kernel, Launch
 from kernels.kernelspecs import kernel_json
-from kernels.outputs import Display, Error, Execution, Refused, Result, Returned, Stream, fold
+from kernels.outputs import Cut, Display, Error, Execution, Refused, Result, Returned, Stream, fold
 from kernels.tasks import Task
 from server.functions import Declared, Function
 from server.reading import read
@@ -217,22 +217,20 @@ async def test_a_hostile_result_is_only_named(called: Called) -> None:
 
 async def test_a_value_over_the_cap_is_left_out_and_its_content_is_shortened(called: Called) -> None:
     await called.publish(f=returning("'ab' * 10_000"))
-    execution = await called.call("f", max_output=10_000, budget=200)
-    assert isinstance(execution.answer, Returned)
-    assert execution.answer.value is None
+    execution = await called.call("f", max_output=10_000, budget=320)
     assert (execution.done.status, execution.done.truncated) == ("ok", True)
-    assert len(execution.answer.content) == 200
-    assert "characters cut" in execution.answer.content
-    assert execution.answer.content.startswith("abab")
-    assert execution.answer.content.endswith("abab")
+    cut = Cut("ab" * 33, 19_800)
+    assert execution.answer == Returned(None, "ab" * 67, 1, cut, lost=True)
 
 
 async def test_a_value_under_the_cap_is_whole_though_its_content_is_shortened(called: Called) -> None:
     await called.publish(f=returning("list(range(2000))"))
-    execution = await called.call("f", budget=100)
+    execution = await called.call("f", budget=320)
     assert isinstance(execution.answer, Returned)
     assert execution.answer.value == list(range(2000))
-    assert len(execution.answer.content) == 100
+    assert (len(execution.answer.content), execution.answer.lost) == (134, False)
+    assert execution.answer.cut is not None
+    assert execution.answer.cut.tail.endswith("1999]") and len(execution.answer.cut.tail) == 66
     assert not execution.done.truncated
 
 
@@ -243,7 +241,7 @@ async def test_an_answer_too_large_to_be_read_keeps_its_content(
     await called.publish(f=returning("'x' * 200_000"), well=WELL)
     execution = await called.call("f", budget=50)
     assert (execution.done.status, execution.done.truncated, execution.error) == ("ok", True, None)
-    assert execution.answer == Returned(None, "x" * 50, 1)
+    assert execution.answer == Returned(None, "x" * 17, 1, Cut("x" * 8, 199_975), lost=True)
     assert await called.is_well()
 
 

@@ -48,7 +48,11 @@ def meets(folder: Path, mine: str, other: str) -> str:
 """,
     "whose": "def whose(user_id: str, thing: str) -> str:\n    return f'{thing} of {user_id}'\n",
 }
-MORE: dict[str, dict[str, Any]] = {"whose": {"bound": ["user_id"], "tags": ["own"]}, "add": {"tags": ["sums"]}}
+MORE: dict[str, dict[str, Any]] = {
+    "whose": {"bound": ["user_id"], "tags": ["own"]},
+    "add": {"tags": ["sums"]},
+    "meets": {"effects": "read"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +222,7 @@ def test_calls_of_one_answer_run_side_by_side(say: Say, tmp_path: Path) -> None:
 def test_a_large_result_is_cut(say: Say) -> None:
     [content] = told(say(asks(("big", {"n": 300_000})), says("ok")))
     assert len(content) <= 4096
-    assert "characters cut" in content
+    assert "characters left out" in content
 
 
 def test_a_result_that_is_no_json_is_told_all_the_same(say: Say) -> None:
@@ -456,7 +460,7 @@ OTHERWISE = [
     ("total", {"xs": "[1,2]"}, "3"),
     ("flag", {"b": "false"}, "false"),
     ("noarg", {}, "here"),
-    ("big", {"n": 300_000}, "characters cut"),
+    ("big", {"n": 300_000}, "characters left out"),
     ("obj", {"n": 1}, "object"),
     ("silent", {}, ""),
 ]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.conversations import UNANSWERED, answer, calls_of, paired
+from server.conversations import UNANSWERED, answer, calls_of, modern, paired
 
 USER: dict[str, Any] = {"role": "user", "content": "go"}
 
@@ -114,3 +114,33 @@ def test_what_is_no_call_is_passed_over() -> None:
     assert calls_of({"role": "assistant", "tool_calls": ["x", None]}) == []
     assert calls_of({"role": "assistant", "tool_calls": "x"}) == []
     assert calls_of({"role": "user", "tool_calls": [{}]}) == []
+
+
+# -- conversations of before there were tools
+
+
+def test_a_function_call_and_its_answer_become_a_tool_call_and_its_answer() -> None:
+    old = [
+        USER,
+        {"role": "assistant", "content": None, "function_call": {"name": "f0", "arguments": "{}"}},
+        {"role": "function", "name": "f0", "content": "x"},
+        {"role": "assistant", "content": "done"},
+    ]
+    asked = {"id": "call_1", "type": "function", "function": {"name": "f0", "arguments": "{}"}}
+    found = [
+        USER,
+        {"role": "assistant", "content": None, "tool_calls": [asked]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "x"},
+        {"role": "assistant", "content": "done"},
+    ]
+    assert modern(old) == found
+    assert paired(found) == found
+
+
+@pytest.mark.parametrize("messages", GOOD)
+def test_what_is_modern_stays(messages: list[dict[str, Any]]) -> None:
+    assert modern(messages) == messages
+
+
+def test_an_answer_to_no_call_is_left_out_when_it_is_sent() -> None:
+    assert paired(modern([USER, {"role": "function", "name": "f", "content": "x"}])) == [USER]

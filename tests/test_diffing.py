@@ -49,6 +49,9 @@ def test_shows_the_lines_that_differ() -> None:
             '-# declared.description: "one\\ntwo ü"\n+# declared.parameters: {"a": 1, "type": "object"}\n',
         ),
         ({}, {"declared": Declared(returns={})}, "+# declared.returns: {}\n"),
+        ({}, {"effects": "read"}, ""),  # inferred: the source tells why
+        ({"effects": "read"}, {"effects": "write", "declared_effects": "write"}, "+# effects: write\n"),
+        ({"confirm": "always"}, {"confirm": "never"}, "-# confirm: always\n+# confirm: never\n"),
         ({"tags": ("a\n--- b",)}, {}, "-# tags: a\\n--- b\n"),
     ],
 )

@@ -73,7 +73,7 @@ def assert_holds(answer: Any, printed: Any, place: str = "answer") -> None:
         assert answer == printed, place
 
 
-@pytest.mark.parametrize(("page", "requests"), [("functions.md", 21), ("errors.md", 1)])
+@pytest.mark.parametrize(("page", "requests"), [("functions.md", 23), ("errors.md", 1)])
 def test_the_requests_of_a_page_answer_as_printed(
     page: str, requests: int, tmp_path_factory: pytest.TempPathFactory, cache: Path
 ) -> None:
@@ -94,17 +94,27 @@ def test_the_requests_of_a_page_answer_as_printed(
 
 
 def test_the_page_of_chat_answers_as_printed(tmp_path: Path, cache: Path) -> None:
-    [_, asked, printed] = [text for _, text in FENCE.findall((ROOT / "docs" / "chat.md").read_text())][:3]
+    fences = FENCE.findall((ROOT / "docs" / "chat.md").read_text())
+    blocks = [text for kind, text in fences if kind in ("http", "json")]
+    asked, printed, registered, held_asked, held_printed, decided, done_printed, kept = blocks
     shutil.copytree(ROOT / "aigbb_functions", tmp_path / "aigbb_functions")
-    told = json.loads(printed)
-    call = told["messages"][1]["tool_calls"][0]["function"]
+    told, held, done = (json.loads(text) for text in (printed, held_printed, done_printed))
+    call, waiting = told["messages"][1]["tool_calls"][0]["function"], held["approval"]["calls"][0]
     with serving() as provider:
-        provider.write_down(
-            told["messages"][0]["content"], asks((call["name"], call["arguments"])), says(told["content"])
-        )
+        first = asks((call["name"], call["arguments"])), says(told["content"])
+        provider.write_down(told["messages"][0]["content"], *first, *first)
+        mail = asks((waiting["name"], waiting["arguments"]))
+        question = json.loads(held_asked.partition("\n")[2])["messages"][0]["content"]
+        provider.write_down(question, mail, says(done["content"]))
         more = {"OPENAI_BASE_URL": provider.url}
         with running_server(tmp_path, cache, more, model="m") as started, started.client() as client:
             assert_holds(send(client, asked, "").json(), told)
+            assert send(client, registered, "").status_code == 201
+            answer = send(client, held_asked, "").json()
+            held["conversation"], held["approval"]["id"] = answer["conversation"], answer["approval"]["id"]
+            assert_holds(answer, held)
+            assert_holds(send(client, decided.replace("/ID", f"/{answer['approval']['id']}"), "").json(), done)
+            assert send(client, kept, "").json()["conversation"] == "words-1"
 
 
 def send(client: httpx2.Client, text: str, source: str) -> httpx2.Response:

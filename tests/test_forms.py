@@ -30,7 +30,18 @@ from hypothesis import strategies as st
 from pydantic import AnyUrl, BaseModel, ConfigDict, SecretStr, field_serializer
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
-from kernels.inside.forms import MAX_DEPTH, NOTHING, RECURSIVE, TOO_DEEP, ordered, shortened, to_content, to_json
+from kernels.inside.forms import (
+    MARKER,
+    MAX_DEPTH,
+    NOTHING,
+    RECURSIVE,
+    TOO_DEEP,
+    Content,
+    ordered,
+    shortened,
+    to_content,
+    to_json,
+)
 
 INSIDE = Path(__file__).parents[1] / "kernels" / "inside"
 NAN = float("nan")
@@ -193,7 +204,7 @@ def test_iterators_are_not_consumed() -> None:
     forms = to_json({"numbers": numbers, "letters": [letters]})
     assert forms["numbers"].startswith("<generator object")
     assert forms["letters"][0].startswith("<str_")
-    assert "generator" in to_content(numbers, 200)
+    assert "generator" in to_content(numbers, 200).head
     assert [*numbers, *letters] == [1, 2, "a", "b"]
 
 
@@ -224,7 +235,7 @@ def test_a_small_value_of_endless_size_is_only_named() -> None:
         doubled = [doubled, doubled]
     assert to_json(doubled) == "<list with more than 1,000,000 values>"
     assert to_json({"many": range(10**12)}) == "<dict with more than 1,000,000 values>"
-    assert to_content(range(10**12), 100) == "<range with more than 1,000,000 values>"
+    assert to_content(range(10**12), 100) == Content("<range with more than 1,000,000 values>")
 
 
 def hostile() -> dict[str, Any]:
@@ -331,39 +342,50 @@ CONTENTS: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize(("value", "expected"), CONTENTS.values(), ids=CONTENTS.keys())
 def test_a_model_sees_the_result_as_text(value: Any, expected: str) -> None:
-    assert to_content(value, 1000) == expected
+    assert to_content(value, 1000) == Content(expected)
 
 
 def test_a_long_text_is_cut_in_the_middle() -> None:
     text = "a" * 500 + "b" * 500
-    cut = to_content(text, 100)
-    head, line, tail = cut.split("\n")
-    assert len(cut) <= 100
-    assert head == "a" * len(head)
-    assert tail == "b" * len(tail)
-    assert line == f"... {1000 - len(head) - len(tail)} characters cut ..."
+    cut = to_content(text, 300)
+    assert len(cut.head) + len(cut.tail) == 300 - MARKER
+    assert cut.head == "a" * len(cut.head)
+    assert cut.tail == "b" * len(cut.tail)
+    assert 0 < len(cut.tail) < len(cut.head)
+    assert (cut.left_out, cut.whole) == (1000 - len(cut.head) - len(cut.tail), False)
 
 
 def test_a_long_table_shows_its_first_rows_and_its_shape() -> None:
-    shown = to_content(pd.DataFrame({"a": range(100_000), "b": "x"}), 300)
-    lines = shown.splitlines()
-    assert len(shown) <= 300
+    content = to_content(pd.DataFrame({"a": range(100_000), "b": "x"}), 300)
+    lines = content.head.splitlines()
+    assert content == Content(content.head, whole=False)
+    assert len(content.head) <= 300 - MARKER
     assert lines[1].split() == ["0", "0", "x"]
     assert lines[-1] == f"(the first {len(lines) - 2} of 100,000 rows; shape 100,000 x 2)"
     assert len(lines) > 10
 
 
 def test_a_wide_table_is_cut_like_a_text() -> None:
-    shown = to_content(pd.DataFrame([range(2000)]), 300)
-    assert len(shown) <= 300
-    assert "characters cut" in shown
+    one_row = to_content(pd.DataFrame([range(2000)]), 300)
+    assert len(one_row.head) + len(one_row.tail) <= 300 - MARKER
+    assert one_row.left_out > 1000 and not one_row.whole
+    rows = to_content(pd.DataFrame([range(2000)] * 2), 300)
+    assert "of 2 rows" in rows.tail and rows.left_out > 1000
+
+
+def test_one_row_of_many_that_fits_is_not_the_whole() -> None:
+    content = to_content(pd.DataFrame([range(30)] * 100), 320)
+    assert len(content.head) + len(content.tail) <= 320 - MARKER
+    assert not content.whole
 
 
 @given(st.text(max_size=300), st.integers(-5, 200))
 def test_a_text_is_never_longer_than_the_budget(text: str, budget: int) -> None:
     cut = shortened(text, budget)
-    assert len(cut) <= max(0, budget)
-    assert (cut == text) == (len(text) <= budget) or not text
+    assert len(cut.head) + len(cut.tail) <= max(0, budget)
+    assert cut.whole == (len(text) <= budget)
+    assert len(cut.head) + cut.left_out + len(cut.tail) == len(text)
+    assert text.startswith(cut.head) and text.endswith(cut.tail)
 
 
 values = st.recursive(
@@ -380,7 +402,8 @@ def test_every_value_has_a_strict_form_and_a_bounded_text(value: Any, budget: in
     form = to_json(value)
     assert json.loads(json.dumps(form, allow_nan=False)) == form
     assert to_json(form) == form
-    assert len(to_content(value, budget)) <= budget
+    content = to_content(value, budget)
+    assert len(content.head) + len(content.tail) <= budget
 
 
 def test_no_heavy_module_is_imported_for_it() -> None:

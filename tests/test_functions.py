@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import hashlib
 import json
 import keyword
 import platform
@@ -37,8 +38,10 @@ from server.functions import (
     READER,
     Declared,
     Draft,
+    Effects,
     Function,
     Parsed,
+    Warn,
     check_env,
     check_name,
     parse,
@@ -69,7 +72,9 @@ def codes(parsed: Parsed) -> list[str]:
 async def test_a_function_is_read_with_all_that_it_says() -> None:
     parsed = await parse(Draft(DEF, "f", ["six>=1", "Six >= 1"], {"KEY": "hush", "A": ""}))
     x = {"name": "x", "kind": "named", "typed": True, "optional": False, "computed_default": False}
-    expected = Function("f", DEF, ("six>=1",), ("A", "KEY"), "Doubles.", "f(x: int) -> int", written=(x,))
+    expected = Function(
+        "f", DEF, ("six>=1",), ("A", "KEY"), "Doubles.", "f(x: int) -> int", written=(x,), effects="read"
+    )
     assert parsed.function == expected
     assert parsed.warnings == ()
 
@@ -606,6 +611,9 @@ async def test_bound_names_are_those_of_a_declared_schema() -> None:
         {"declared": Declared("Says so.")},
         {"declared": Declared(parameters=OBJECT)},
         {"declared": Declared(returns={})},
+        {"effects": "read"},
+        {"effects": "unknown"},
+        {"confirm": "never"},
     ],
 )
 async def test_whatever_the_author_gives_is_in_the_digest(change: dict[str, Any]) -> None:
@@ -651,6 +659,76 @@ def f():
         pass
 """
     assert (await parse(Draft(source, "f"))).written.imports == ("PIL", "requests", "sklearn", "yaml")
+
+
+# -- effects
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("lines", "reaches"),
+    [
+        ("import re, json, collections.abc, urllib.parse", []),
+        ("from urllib import parse\nfrom pydantic import Field", []),
+        ("import os.path as p", ["os"]),
+        ("from urllib import parse, request", ["urllib"]),
+        ("import urllib", ["urllib"]),
+        ("def f(): import requests", ["requests"]),
+        ("if False: import numpy as np", ["numpy"]),
+        ("from aigbb_functions import other", ["aigbb_functions"]),
+        ("from . import other\nfrom ..a import b", [".", "..a"]),
+        ("def f(path): return open(path)", ["open"]),
+        ("def f(path, open=open): return open(path)", ["open"]),
+        ("def f(input: str):\n  vars = [input]\n  def g(): return vars", []),
+        ("def f():\n  def g(open): open()\n  open('x')", ["open"]),
+        ("def f(): return [lambda: eval('1')]", ["eval"]),
+        ("@exec\ndef f(x=compile('', '', 'exec')) -> input(): ...", ["compile", "exec", "input"]),
+        ("get_ipython().system('ls')", ["get_ipython"]),
+        ("__import__('os')", ["__import__"]),
+        ("print(__name__, type(1).__name__, [].__len__())", []),
+        ("().__class__.__base__.__subclasses__()", ["__base__", "__subclasses__"]),
+        ("getattr(1, 'real', None)", []),
+        ("getattr(print, '__self__')", ["__self__"]),
+        ("getattr(1, 're' + 'al')", ["getattr"]),
+        ("print(map(getattr, [1], ['real']))", ["getattr"]),
+        ("class A:\n  def __enter__(self): super().__init__()", []),
+    ],
+)
+async def test_effects_are_inferred_from_what_a_source_could_reach_out_with(lines: str, reaches: list[str]) -> None:
+    parsed = await parse(Draft(f"{lines}\ndef function() -> None: 'Doc.'\n", "function"))
+    assert (parsed.function.effects, parsed.function.declared_effects) == ("unknown" if reaches else "read", None)
+    said = f"It could change things ({', '.join(reaches)}): a model's call of it waits for a person."
+    expected = [Warn("undeclared_effects", f"{said} Declare `effects`: read or write.")] if reaches else []
+    assert list(parsed.warnings) == expected
+
+
+@pytest.mark.anyio
+async def test_a_warning_names_a_few_of_many_ways_out() -> None:
+    parsed = await parse(Draft("import os, sys, io, ssl, csv, socket\ndef f(): 'Doc.'"))
+    assert "(csv, io, os, socket, ssl, ...)" in parsed.warnings[0].message
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("effects", ["read", "write", "unknown"])
+@pytest.mark.parametrize("source", ["def f(): 'Doc.'", "import os\ndef f(): 'Doc.'"])
+async def test_declared_effects_win_without_a_warning(source: str, effects: Effects) -> None:
+    parsed = await parse(Draft(source, effects=effects, confirm="always"))
+    assert (parsed.function.effects, parsed.function.declared_effects) == (effects, effects)
+    assert parsed.function.confirm == "always"
+    assert parsed.warnings == ()
+
+
+@pytest.mark.anyio
+async def test_what_declares_nothing_keeps_its_digest() -> None:
+    given = ["f", DEF, [], [], [], [], {"description": None, "parameters": None, "returns": None}]
+    expected = hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()
+    assert (await parse(Draft(DEF))).function.digest == expected
+
+
+@pytest.mark.anyio
+async def test_deeply_nested_functions_are_read_in_time() -> None:
+    nested = "".join("\t" * depth + "def f():\n" for depth in range(99)) + "\t" * 99 + "x=1;" * 50_000
+    assert (await parse(Draft(nested))).function.effects == "read"
 
 
 # -- many at once

@@ -20,7 +20,7 @@ def mode(path: Path) -> int:
 
 def test_a_home_is_made_for_its_owner_only(tmp_path: Path) -> None:
     home = Home.create(tmp_path / "deep" / "home")
-    for folder in (home.path, home.generations, home.snapshots, home.work, home.cache):
+    for folder in (home.path, home.generations, home.snapshots, home.work, home.results, home.cache):
         assert mode(folder) == 0o700
     assert home.cache == home.path / "cache"
 

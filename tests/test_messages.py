@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from typing import Any
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels.messages import MAX_DEPTH, clean, clean_json, from_call, from_message, left_out, strip_ansi
-from kernels.outputs import Clear, Display, Error, Refused, Result, Returned, Stream
+from kernels.outputs import Clear, Cut, Display, Error, Refused, Result, Returned, Stream
 
 
 def test_messages_become_items() -> None:
@@ -45,7 +46,16 @@ def test_any_content_becomes_valid_items(kind: str, content: dict[str, Any]) -> 
 CALLS: list[tuple[dict[str, Any], Returned | Refused | None]] = [
     ({"status": "ok", "result": [1], "content": "[1]", "version": 3}, Returned([1], "[1]", 3)),
     ({"status": "ok", "result": None, "content": "nothing"}, Returned(None, "nothing", 0)),
-    ({"status": "ok", "content": "left out", "version": 3}, Returned(None, "left out", 3)),
+    ({"status": "ok", "content": "left out", "version": 3}, Returned(None, "left out", 3, lost=True)),
+    (
+        {"status": "ok", "result": "abcd", "content": "a", "cut": {"tail": "d", "left_out": 2}},
+        Returned("abcd", "a", 0, Cut("d", 2)),
+    ),
+    (
+        {"status": "ok", "result": 1, "content": "1", "cut": {"tail": None, "left_out": 10**5000}},
+        Returned(1, "1", 0, Cut("", 10**12)),
+    ),
+    ({"status": "ok", "result": 1, "content": "1", "cut": {"tail": "x", "left_out": "9"}}, Returned(1, "1")),
     ({"status": "ok", "result": 1, "content": "1", "version": "3"}, Returned(1, "1", 0)),
     ({"status": "ok", "result": float("nan"), "content": "\ud800"}, Returned(None, "\ufffd", 0)),
     ({"status": "ok", "result": {"\ud800": [1]}, "content": None}, Returned({"\ufffd": [1]}, "", 0)),
@@ -67,12 +77,12 @@ def test_replies_to_calls_become_answers(reply: dict[str, Any], answer: Returned
     assert from_call(reply) == answer
 
 
-@given(st.dictionaries(st.sampled_from(["status", "result", "content", "version", "errors"]), JSON))
+@given(st.dictionaries(st.sampled_from(["status", "result", "content", "cut", "version", "errors"]), JSON))
 def test_any_reply_becomes_a_valid_answer(content: dict[str, Any]) -> None:
     for status in ("ok", "refused", content.get("status")):
         item = from_call({**content, "status": status})
-        for name in getattr(item, "__slots__", ()):
-            json.dumps(getattr(item, name), allow_nan=False, ensure_ascii=False).encode()
+        members = dataclasses.asdict(item) if item else {}
+        json.dumps(members, allow_nan=False, ensure_ascii=False).encode()
 
 
 def test_a_message_too_large_to_be_read_is_replaced_by_its_like() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from kernels.outputs import (
     Cap,
     Clear,
+    Cut,
     Display,
     Done,
     Error,
@@ -284,7 +285,7 @@ def test_a_value_passes_up_to_the_limit_and_is_left_out_over_it(value: Any, size
     fits, short = Cap(size), Cap(size - 1)
     assert through(fits, [Returned(value, "content", 3)]) == [Returned(value, "content", 3)]
     assert not fits.truncated
-    assert through(short, [Returned(value, "content", 3)]) == [Returned(None, "content", 3)]
+    assert through(short, [Returned(value, "content", 3)]) == [Returned(None, "content", 3, lost=True)]
     assert short.truncated
 
 
@@ -298,10 +299,11 @@ def test_a_value_comes_whatever_was_shown_before() -> None:
     "answer",
     [
         Returned(None, "x" * 1_000_000),
+        Returned(None, "", cut=Cut("x" * 1_000_000, 1)),
         Refused(({"message": "x" * 1_000_000},)),
         Refused(({"message": "x" * 10_000},) * 100),
     ],
-    ids=["content", "message", "messages"],
+    ids=["content", "tail", "message", "messages"],
 )
 def test_all_of_an_answer_is_bounded(answer: Output) -> None:
     """A kernel's own code is honest about these; code that runs in it may send anything."""

@@ -284,7 +284,7 @@ def test_the_state_is_read_in_one_transaction(path: Path, registry: Registry) ->
             with Registry.open(path) as other:
                 other.commit(pending.pop())
 
-    sqlalchemy.event.listen(registry._engine, "after_cursor_execute", commit_in_between)
+    sqlalchemy.event.listen(registry._database._engine, "after_cursor_execute", commit_in_between)
     before, after = registry.state(), registry.state()
     assert (numbers(before), before.variables, before.snapshot, before.generation) == ({"f": 1}, {}, 1, FIRST)
     assert (numbers(after), after.variables, after.snapshot, after.generation) == (
@@ -298,7 +298,7 @@ def test_the_state_is_read_in_one_transaction(path: Path, registry: Registry) ->
 def test_a_full_disk_is_called_that_and_changes_nothing(registry: Registry) -> None:
     commit(registry, 1, FIRST, function(), events=[event()])
     before = registry.state()
-    with registry._engine.begin() as connection:  # the pool hands the same connection to the commit
+    with registry._database._engine.begin() as connection:  # the pool hands the same connection to the commit
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
         connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
     with pytest.raises(InsufficientStorage):
@@ -365,6 +365,16 @@ def test_a_generation_may_learn_that_it_fits_more_but_its_lock_stays(registry: R
 def test_a_snapshot_says_why_it_was_made(path: Path, registry: Registry) -> None:
     commit(registry, 4, FIRST, function("f"))
     assert rows(path, "SELECT number, generation, reason FROM snapshots") == [(4, 1, "because")]
+
+
+def test_a_function_from_before_there_were_effects_reads_back(path: Path, registry: Registry) -> None:
+    commit(registry, 1, FIRST, function())
+    with sqlite3.connect(path) as older:
+        names = ", ".join(f"'$.{name}'" for name in ("effects", "confirm", "declared_effects"))
+        older.execute(f"UPDATE versions SET value = json_remove(value, {names})")
+    [version] = registry.versions("f")
+    assert version.function == function()
+    assert (version.function.effects, version.function.confirm) == ("unknown", "policy")
 
 
 def test_what_was_written_into_the_folder_is_remembered(registry: Registry) -> None:

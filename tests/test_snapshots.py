@@ -476,7 +476,8 @@ TOLD = Declared("Says so.", {"type": "object", "properties": {"a": {}}}, {})
 
 def told(**more: Any) -> Function:
     """A function with more than a source."""
-    return replace(function("f"), tags=("x", "y"), bound=("a",), declared=TOLD, **more)
+    effects: dict[str, Any] = {"effects": "write", "declared_effects": "write", "confirm": "never"}
+    return replace(function("f"), tags=("x", "y"), bound=("a",), declared=TOLD, **effects, **more)
 
 
 def test_what_is_beside_the_source_has_a_file_and_comes_back_from_it(projection: Projection) -> None:
@@ -487,11 +488,32 @@ def test_what_is_beside_the_source_has_a_file_and_comes_back_from_it(projection:
         "description": "Says so.",
         "input_schema": {"type": "object", "properties": {"a": {}}},
         "responses": {},
+        "effects": "write",
+        "confirm": "never",
     }
     assert not (projection.folder / "g.json").exists()
     draft = projection.drafts(["f"])["f"]
     assert isinstance(draft, Draft)
     assert (draft.tags, draft.bound, draft.declared) == (["x", "y"], ["a"], TOLD)
+    assert (draft.effects, draft.confirm) == ("write", "never")
+
+
+def test_a_file_beside_that_somebody_wrote_in_another_way_says_the_same(projection: Projection) -> None:
+    functions, before = {"f": told()}, projection.write([told()], {})
+    path = projection.folder / "f.json"
+    path.write_text(json.dumps(json.loads(path.read_text())))
+    assert projection.edited(functions, before) == []
+    assert projection.write(functions.values(), before) == before
+    path.write_text("{")
+    assert projection.edited(functions, before) == ["f"]
+
+
+def test_effects_that_are_only_inferred_are_not_written_down(projection: Projection) -> None:
+    projection.write([replace(function("f"), effects="read")], {})
+    assert not (projection.folder / "f.json").exists()
+    draft = projection.drafts(["f"])["f"]
+    assert isinstance(draft, Draft)
+    assert (draft.effects, draft.confirm) == (None, "policy")
 
 
 def test_the_file_beside_goes_with_what_it_says(projection: Projection) -> None:

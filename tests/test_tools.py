@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import jsonschema_rs
@@ -14,7 +15,7 @@ from openai.types.chat.completion_create_params import Function as LegacyFunctio
 from openai.types.responses import FunctionToolParam
 from pydantic import TypeAdapter
 
-from server.functions import Declared, Function
+from server.functions import Declared, Effects, Function
 from server.registry import Version
 from server.strict import conforms
 from server.tools import FORMATS, Format, as_seen, not_strict, render, structured
@@ -141,6 +142,7 @@ EXPECTED: list[tuple[Format, bool, dict[str, Any]]] = [
             "description": DESCRIPTION,
             "inputSchema": SEEN,
             "outputSchema": {"type": "object", "properties": {"result": {"type": "number"}}, "required": ["result"]},
+            "annotations": {"readOnlyHint": False, "destructiveHint": True},
         },
     ),
     (
@@ -154,6 +156,18 @@ EXPECTED: list[tuple[Format, bool, dict[str, Any]]] = [
         },
     ),
 ]
+
+
+@pytest.mark.parametrize(
+    ("effects", "hints"),
+    [
+        ("read", {"readOnlyHint": True}),
+        ("write", {"readOnlyHint": False, "destructiveHint": True}),
+        ("unknown", {"readOnlyHint": False, "destructiveHint": True}),
+    ],
+)
+def test_mcp_is_told_of_effects(effects: Effects, hints: dict[str, bool]) -> None:
+    assert one(replace(WEATHER, effects=effects), "mcp", strict=False)["annotations"] == hints
 
 
 @pytest.mark.parametrize(("form", "strict", "expected"), EXPECTED, ids=[f"{e[0]} strict={e[1]}" for e in EXPECTED])

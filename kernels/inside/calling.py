@@ -1,10 +1,11 @@
 """Typed calls inside a kernel: two requests on the shell channel beside Jupyter's own.
 
 `aigbb_call_request` {"name", "arguments", "pinned", "budget"} is answered by `aigbb_call_reply`, one of
-{"status": "ok", "result", "content", "version"}, {"status": "refused", "errors"} and
-{"status": "error", "ename", "evalue", "traceback"}. `aigbb_prepare_request` {"pinned"} is answered by {"status": "ok"};
-a kernel that is pinned stays with the functions that it has then. Replies say in their metadata, as those to cells do,
-which snapshot was run with: `aigbb_snapshot`. What the function prints and shows goes the same way as a cell's.
+{"status": "ok", "result", "content", "cut", "version"}, {"status": "refused", "errors"} and
+{"status": "error", "ename", "evalue", "traceback"}. Where content is only the beginning, cut is {"tail", "left_out"}.
+`aigbb_prepare_request` {"pinned"} is answered by {"status": "ok"}; a kernel that is pinned stays with the functions
+that it has then. Replies say in their metadata, as those to cells do, which snapshot was run with: `aigbb_snapshot`.
+What the function prints and shows goes the same way as a cell's.
 """
 
 import asyncio
@@ -76,7 +77,8 @@ class Calling:
         with self.as_in_cell():
             result = await called(contract.function, args, kwargs)
         content = to_content(result, asked["budget"])
-        return {"status": "ok", "result": to_json(result), "content": content, "version": version}
+        cut = None if content.whole else {"tail": content.tail, "left_out": content.left_out}
+        return {"status": "ok", "result": to_json(result), "content": content.head, "cut": cut, "version": version}
 
     @contextmanager
     def as_in_cell(self) -> Iterator[None]:

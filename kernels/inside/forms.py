@@ -9,7 +9,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, MappingView, Sequence, Set
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
@@ -17,6 +17,7 @@ MAX_DEPTH = 100
 MAX_NODES = 1_000_000
 MAX_REPR = 2_000
 MAX_BITS = 14_000  # about what Python writes in decimal
+MARKER = 120  # of the budget of a text, for the line that whoever shows it puts where something is left out
 
 NOTHING = "The function returned nothing."
 TOO_DEEP = f"(nested deeper than {MAX_DEPTH} levels)"
@@ -38,26 +39,36 @@ def to_json(value: Any) -> Any:
         return f"<{kind_of(value)} with more than {MAX_NODES:,} values>"  # its repr might have no end either
 
 
-def to_content(value: Any, budget: int) -> str:
-    """What a model should see of a result, in at most `budget` characters."""
+class Content(NamedTuple):
+    """What a model should see of a result: if it is not the whole, head and tail, and the characters between.
+
+    Nothing is between where the head itself says what is missing.
+    """
+
+    head: str
+    tail: str = ""
+    left_out: int = 0
+    whole: bool = True
+
+
+def to_content(value: Any, budget: int) -> Content:
+    """What a model should see of a result, in at most `budget` characters, less MARKER if it is not the whole."""
     try:
-        return shortened(_content(value, budget), budget)
+        return _content(value, budget)
     except KeyboardInterrupt:
         raise
     except BaseException:
         return shortened(f"The function returned an object of type {kind_of(value)}.", budget)
 
 
-def shortened(text: str, budget: int) -> str:
-    """Head and tail of a text, with a line between that says how much was cut."""
+def shortened(text: str, budget: int) -> Content:
+    """A text, or its head and tail."""
     if len(text) <= budget:
-        return text
-    longest = len(_cut(len(text)))
-    if budget < 2 * longest:
-        return text[: max(0, budget)]
-    tail = (budget - longest) // 3
-    head = budget - longest - tail
-    return text[:head] + _cut(len(text) - head - tail) + text[len(text) - tail :]
+        return Content(text)
+    room = max(0, budget - MARKER, budget // 2)
+    tail = room // 3
+    head = room - tail
+    return Content(text[:head], text[len(text) - tail :], len(text) - room, whole=False)
 
 
 def ordered(values: Iterable[Any]) -> list[Any]:
@@ -100,36 +111,38 @@ def clean(text: str) -> str:
 # -- content
 
 
-def _cut(characters: int) -> str:
-    return f"\n... {characters:,} characters cut ...\n"
+def _content(value: Any, budget: int) -> Content:
+    if _rule(type(value)) in (_Former.frame, _Former.series):
+        return _table(value, budget)
+    return shortened(_text(value), budget)
 
 
-def _content(value: Any, budget: int) -> str:
+def _text(value: Any) -> str:
     if value is None:
         return NOTHING
     if issubclass(type(value), str):
         return clean(value)
     rule = _rule(type(value))
-    if rule in (_Former.frame, _Former.series):
-        return _table(value, budget)
     if rule is None or (rule is _Former.plain and not _is_plain(value)):
         return _words(value)
     form = to_json(value)
     return form if isinstance(form, str) else json.dumps(form, ensure_ascii=False, separators=(",", ":"))
 
 
-def _table(frame: Any, budget: int) -> str:
+def _table(frame: Any, budget: int) -> Content:
     """The first rows that fit, and the shape if there are more."""
     total = len(frame)
     shape = " x ".join(f"{n:,}" for n in frame.shape)
     rows = min(total, max(1, budget // 4))
     while True:
-        text = clean(frame.head(rows).to_string())
+        text, room = clean(frame.head(rows).to_string()), budget
         if rows < total:
-            text += f"\n(the first {rows:,} of {total:,} rows; shape {shape})"
-        if len(text) <= budget or rows <= 1:
-            return text
-        rows = max(1, min(rows - 1, rows * budget // len(text)))
+            text, room = f"{text}\n(the first {rows:,} of {total:,} rows; shape {shape})", budget - MARKER
+        if len(text) <= room:
+            return Content(text, whole=rows == total)
+        if rows <= 1:
+            return shortened(text, room)._replace(whole=False)
+        rows = max(1, min(rows - 1, rows * room // len(text)))
 
 
 def _words(value: Any) -> str:
