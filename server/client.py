@@ -1,28 +1,57 @@
-"""The command line's view of a running service: HTTP, with server-sent events for what takes long."""
+"""A running service as a program sees it: HTTP, with server-sent events for what takes long.
+
+`Aigbb`, and `AsyncAigbb` with the same methods, are for builders of agents; `Client` is what they and the command line
+stand on.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
-from urllib.parse import quote
+from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
 
 import httpx2
 
-from server.errors import AigbbError, Unreachable
+from server import asking
+from server.asking import (
+    Approval,
+    Ask,
+    CallFailed,
+    ChatResult,
+    Decisions,
+    Executed,
+    RunResult,
+    ServiceProblem,
+    ToolRun,
+    path_of,
+)
+from server.errors import Unreachable
 from server.settings import Settings
 
+__all__ = [
+    "Aigbb",
+    "Approval",
+    "AsyncAigbb",
+    "CallFailed",
+    "ChatResult",
+    "Client",
+    "Executed",
+    "RunResult",
+    "ServiceProblem",
+    "ToolRun",
+    "Unreachable",
+    "parse_events",
+    "path_of",
+]
+
 PAGE = 1000
-
-
-class ServiceProblem(AigbbError):
-    """The service answered with a problem; its members are in `body`."""
-
-    def __init__(self, body: Mapping[str, Any]) -> None:
-        super().__init__(str(body.get("detail", "The service refused.")), hint=str(body.get("hint", "")))
-        self.body = dict(body)
+T = TypeVar("T")
+P = ParamSpec("P")
+Event = tuple[str, Any]  # its name, and its data
 
 
 @dataclass(frozen=True)
@@ -40,17 +69,13 @@ class Client:
 
     def request(self, method: str, path: str, body: object = None, **query: Any) -> Any:
         """One request; the answer's JSON, None when there is none. Raises ServiceProblem, Unreachable."""
-        answer = self.fetch(method, path, body, **query)
-        return _json(answer) if answer.content else None
+        return _json(self.fetch(method, path, body, **query))
 
     def fetch(self, method: str, path: str, body: object = None, **query: Any) -> httpx2.Response:
         """One request; the whole answer. What is None in `query` is left out."""
         asked = {name: value for name, value in query.items() if value is not None}
-        with _reaching(self.url), self._open() as client:
-            answer = client.request(method, path, params=asked, **_sent(body))
-        if answer.status_code >= 400:
-            raise ServiceProblem(_problem(answer))
-        return answer
+        with _reaching(self.url), httpx2.Client(**self.options) as client:
+            return _accepted(client.request(method, path, params=asked, **_sent(body)))
 
     def pages(self, path: str, **query: Any) -> list[Any]:
         """All of a list that is answered in pages."""
@@ -65,45 +90,229 @@ class Client:
 
     def events(self, path: str, body: object, heard: Callable[[str, Any], None]) -> Any:
         """One request whose events go to `heard` as (name, data). Returns the data of `done`."""
-        headers = {"Accept": "text/event-stream"}
-        with (
-            _reaching(self.url),
-            self._open() as client,
-            client.stream("POST", path, headers=headers, **_sent(body)) as answer,
-        ):
-            if answer.status_code >= 400:
-                answer.read()
-                raise ServiceProblem(_problem(answer))
-            for name, data in parse_events(answer.iter_lines()):
-                if name == "problem":
-                    raise ServiceProblem(data)
+        with _reaching(self.url), httpx2.Client(**self.options) as client:
+            for name, data in _followed(client, path, body):
                 if name == "done":
                     return data
                 heard(name, data)
-        raise Unreachable("The service ended its answer early.")
+        raise AssertionError("what is followed ends with `done`, or raises")
 
-    def _open(self) -> httpx2.Client:
+    @property
+    def options(self) -> dict[str, Any]:
+        """What a client of httpx2 needs to reach it."""
         headers = {"Content-Type": "application/json"}
         headers |= {"Authorization": f"Bearer {self.token}"} if self.token else {}
-        return httpx2.Client(base_url=self.url, headers=headers, timeout=httpx2.Timeout(None, connect=5.0))
+        return {"base_url": self.url, "headers": headers, "timeout": httpx2.Timeout(None, connect=5.0)}
 
 
-def path_of(*parts: object) -> str:
-    """A path of the service, whatever signs are in its parts."""
-    return "/" + "/".join(quote(str(part), safe="@", errors="replace") for part in parts)
+# -- for builders of agents
 
 
-def parse_events(lines: Iterator[str]) -> Iterator[tuple[str, Any]]:
-    """Server-sent events whose data is JSON, as (name, data)."""
-    name, data = "message", ""
-    for line in lines:
+class Method(Generic[P, T]):
+    """A method of both clients, from the function of `asking` that makes its request."""
+
+    def __init__(self, build: Callable[P, Ask[T]]) -> None:
+        self._build = build
+        self.__doc__ = build.__doc__
+
+    @overload
+    def __get__(self, client: None, _: type) -> Callable[P, Ask[T]]: ...
+    @overload
+    def __get__(self, client: Aigbb, _: type) -> Callable[P, T]: ...
+    @overload
+    def __get__(self, client: AsyncAigbb, _: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    def __get__(self, client: Aigbb | AsyncAigbb | None, _: type) -> Callable[P, Any]:
+        if client is None:
+            return self._build
+
+        @functools.wraps(self._build)
+        def method(*args: P.args, **kwargs: P.kwargs) -> Any:
+            return client.send(self._build(*args, **kwargs))
+
+        return method
+
+
+class Methods:
+    """What can be asked of the service."""
+
+    tools = Method(asking.tools)
+    run = Method(asking.run)
+    call = Method(asking.call)
+    execute = Method(asking.execute)
+    register = Method(asking.register)
+    delete = Method(asking.delete)
+    chat = Method(asking.chat)
+    approvals = Method(asking.approvals)
+
+
+class Aigbb(Methods):
+    """The service for a program that builds on it. Without url and token it is found as the command line finds it.
+
+    One connection is kept for all requests: use it in a `with`, or `close` it. Threads may share it.
+    """
+
+    def __init__(self, url: str | None = None, token: str | None = None) -> None:
+        client = _found(url, token)
+        with _reaching(client.url):
+            self._http = httpx2.Client(**client.options)
+
+    def send(self, ask: Ask[T]) -> T:
+        """One request, and what is made of its answer. Raises ServiceProblem, Unreachable, and as `ask.read`."""
+        with _reaching(self._http.base_url):
+            answer = self._http.request(ask.method, ask.path, params=ask.query, **_sent(ask.body))
+        return ask.read(_read(_accepted(answer)))
+
+    def decide(self, approval: Approval[T], decisions: Decisions, reason: str = "") -> T:
+        """See `asking.decide`."""
+        return self.send(asking.decide(approval, decisions, reason))
+
+    def chat_events(self, messages: str | Sequence[object], **body: Any) -> Iterator[Event]:
+        """`chat` as it goes: (event, data), the last one `done`. Close the iterator to stop the turn."""
+        return self._follow(asking.chat(messages, **body))
+
+    def decide_events(self, approval: Approval[Any], decisions: Decisions, reason: str = "") -> Iterator[Event]:
+        """`decide` as it goes, for what waits in a conversation."""
+        return self._follow(asking.decide(approval, decisions, reason))
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _follow(self, ask: Ask[Any]) -> Iterator[Event]:
+        with _reaching(self._http.base_url):
+            yield from _followed(self._http, ask.path, ask.body)
+
+
+class AsyncAigbb(Methods):
+    """The same for asyncio: methods are awaited, events come with `async for`. It is used in an `async with`."""
+
+    def __init__(self, url: str | None = None, token: str | None = None) -> None:
+        self._where = url, token
+        self._opened: httpx2.AsyncClient | None = None
+
+    async def send(self, ask: Ask[T]) -> T:
+        """One request, and what is made of its answer. Raises ServiceProblem, Unreachable, and as `ask.read`."""
+        with _reaching(self._http.base_url):
+            answer = await self._http.request(ask.method, ask.path, params=ask.query, **_sent(ask.body))
+        return ask.read(_read(_accepted(answer)))
+
+    async def decide(self, approval: Approval[T], decisions: Decisions, reason: str = "") -> T:
+        """See `asking.decide`."""
+        return await self.send(asking.decide(approval, decisions, reason))
+
+    def chat_events(self, messages: str | Sequence[object], **body: Any) -> AsyncIterator[Event]:
+        """`chat` as it goes: (event, data), the last one `done`. Close the iterator to stop the turn."""
+        return self._follow(asking.chat(messages, **body))
+
+    def decide_events(self, approval: Approval[Any], decisions: Decisions, reason: str = "") -> AsyncIterator[Event]:
+        """`decide` as it goes, for what waits in a conversation."""
+        return self._follow(asking.decide(approval, decisions, reason))
+
+    async def __aenter__(self) -> Self:
+        # Settings and certificates are read from files.
+        client = await asyncio.to_thread(_found, *self._where)
+        with _reaching(client.url):
+            self._opened = await asyncio.to_thread(functools.partial(httpx2.AsyncClient, **client.options))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.aclose()
+
+    @property
+    def _http(self) -> httpx2.AsyncClient:
+        if self._opened is None:
+            raise RuntimeError("Use it as `async with AsyncAigbb() as aigbb`.")
+        return self._opened
+
+    async def _follow(self, ask: Ask[Any]) -> AsyncIterator[Event]:
+        events = _Events()
+        with _reaching(self._http.base_url):
+            async with self._http.stream("POST", ask.path, **_streamed(ask.body)) as answer:
+                if answer.is_error:
+                    await answer.aread()
+                _accepted(answer)
+                async for line in answer.aiter_lines():
+                    if event := events.read(line):
+                        yield _checked(event)
+                        if event[0] == "done":
+                            return
+        raise Unreachable(_EARLY)
+
+
+def _found(url: str | None, token: str | None) -> Client:
+    if url and token:
+        return Client(url.rstrip("/"), token)
+    client = Client.find(Settings(), url)
+    return Client(client.url, token or client.token)
+
+
+# -- events
+
+_EARLY = "The service ended its answer early."
+
+
+class _Events:
+    """Server-sent events whose data is JSON, from the lines that they are written in."""
+
+    def __init__(self) -> None:
+        self._name, self._data = "message", ""
+
+    def read(self, line: str) -> Event | None:
+        """One more line; the event that it ends."""
         if line.startswith("event:"):
-            name = line[6:].strip()
+            self._name = line[6:].strip()
         elif line.startswith("data:"):
-            data += line[5:].strip()
-        elif not line and data:
-            yield name, json.loads(data)
-            name, data = "message", ""
+            self._data += line[5:].strip()
+        elif not line and self._data:
+            event = self._name, _parsed(self._data)
+            self._name, self._data = "message", ""
+            return event
+        return None
+
+
+def _parsed(data: str) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise _stranger("An event of what answers is not JSON.") from error
+
+
+def parse_events(lines: Iterator[str]) -> Iterator[Event]:
+    """Server-sent events whose data is JSON, as (name, data)."""
+    events = _Events()
+    return (event for line in lines if (event := events.read(line)))
+
+
+def _followed(client: httpx2.Client, path: str, body: object) -> Iterator[Event]:
+    """The events of a POST up to `done`. Raises ServiceProblem, Unreachable."""
+    with client.stream("POST", path, **_streamed(body)) as answer:
+        if answer.is_error:
+            answer.read()
+        _accepted(answer)
+        for event in parse_events(answer.iter_lines()):
+            yield _checked(event)
+            if event[0] == "done":
+                return
+    raise Unreachable(_EARLY)
+
+
+def _streamed(body: object) -> dict[str, Any]:
+    return {"headers": {"Accept": "text/event-stream"}, **_sent(body)}
+
+
+def _checked(event: Event) -> Event:
+    if event[0] == "problem":
+        raise ServiceProblem(event[1])
+    return event
+
+
+# -- one request
 
 
 def _sent(body: object) -> dict[str, Any]:
@@ -111,31 +320,39 @@ def _sent(body: object) -> dict[str, Any]:
     return {} if body is None else {"content": json.dumps(body)}
 
 
-def _json(answer: httpx2.Response) -> Any:
-    try:
-        return answer.json()
-    except ValueError as error:
-        raise ServiceProblem(
-            {
-                "code": "unexpected_answer",
-                "detail": f"What answers at {answer.url.copy_with(path='/', query=None)} is not this service.",
-                "hint": "Look at --url and AIGBB_PORT.",
-            }
-        ) from error
-
-
-def _problem(answer: httpx2.Response) -> dict[str, Any]:
+def _accepted(answer: httpx2.Response) -> httpx2.Response:
+    """The same answer, unless it is a refusal. Raises ServiceProblem."""
+    if not answer.is_error:
+        return answer
     try:
         body = answer.json()
     except ValueError:
         body = None
-    return body if isinstance(body, dict) else {"detail": f"The service answered {answer.status_code}."}
+    raise ServiceProblem(body if isinstance(body, dict) else {"detail": f"The service answered {answer.status_code}."})
+
+
+def _read(answer: httpx2.Response) -> Any:
+    """What an answer holds: text, where it says so, else JSON."""
+    return answer.text if answer.headers.get("Content-Type", "").startswith("text/plain") else _json(answer)
+
+
+def _json(answer: httpx2.Response) -> Any:
+    """JSON, None when there is nothing."""
+    try:
+        return answer.json() if answer.content else None
+    except ValueError as error:
+        there = answer.url.copy_with(path="/", query=None)
+        raise _stranger(f"What answers at {there} is not this service.") from error
+
+
+def _stranger(detail: str) -> ServiceProblem:
+    return ServiceProblem({"code": "unexpected_answer", "detail": detail, "hint": "Look at --url and AIGBB_PORT."})
 
 
 @contextmanager
-def _reaching(url: str) -> Iterator[None]:
+def _reaching(url: object) -> Iterator[None]:
     """Turn "nobody listens" into our own error."""
     try:
         yield
     except (httpx2.TransportError, httpx2.InvalidURL) as error:
-        raise Unreachable(f"No service answers at {url}.") from error
+        raise Unreachable(f"No service answers at {str(url).rstrip('/')}.") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,14 +13,23 @@ from typer.testing import CliRunner, Result
 from server import printing
 from server.cli import app
 from tests.conftest import Server, running_server
-from tests.provider import Provider, Refusal, asks, chunk, says
+from tests.provider import Provider, Refusal, Whole, asks, chunk, says, serving
 
 Run = Callable[..., Result]
+
+# A picture of one dot, twice.
+DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+DRAW = f"""
+def draw() -> None:
+    from IPython.display import display
+    for _ in range(2):
+        display({{"image/png": "{DOT}"}}, raw=True)
+"""
 
 
 @pytest.fixture(scope="module")
 def chatting(tmp_path_factory: pytest.TempPathFactory, cache: Path, provider: Provider) -> Iterator[Server]:
-    """A service that has it, and two functions."""
+    """A service that has it, and functions."""
     folder = tmp_path_factory.mktemp("talk")
     with running_server(folder, cache, {"OPENAI_BASE_URL": provider.url}, model="m", max_rounds=2) as server:
         with server.client() as client:
@@ -28,17 +38,24 @@ def chatting(tmp_path_factory: pytest.TempPathFactory, cache: Path, provider: Pr
                 "def big(n: int, whose: str) -> str:\n    return whose * n\n",
             ]
             bodies = [{"source": sources[0], "tags": ["sums"]}, {"source": sources[1], "bound": ["whose"]}]
+            bodies += [{"source": DRAW, "effects": "read"}]
             assert client.post("/register/batch", json={"functions": bodies}).status_code == 201
         yield server
 
 
 @pytest.fixture
-def aigbb(chatting: Server, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """`aigbb chat` with this service."""
+def command(chatting: Server, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """`aigbb` with this service."""
     for console in (printing.out, printing.err):
         monkeypatch.setattr(console, "_width", 200)
     environment = {**chatting.environment, "AIGBB_PORT": chatting.url.rpartition(":")[2]}
-    return lambda *arguments, stdin="": CliRunner().invoke(app, ["chat", *arguments], input=stdin, env=environment)
+    return lambda *arguments, stdin="": CliRunner().invoke(app, arguments, input=stdin, env=environment)
+
+
+@pytest.fixture
+def aigbb(command: Run) -> Run:
+    """`aigbb chat` with this service."""
+    return lambda *arguments, stdin="": command("chat", *arguments, stdin=stdin)
 
 
 def test_the_answer_is_on_stdout_and_what_happens_beside_it(aigbb: Run, provider: Provider) -> None:
@@ -88,12 +105,42 @@ def test_a_failed_turn_is_explained_and_the_conversation_goes_on(aigbb: Run, pro
 
 
 def test_options_choose_model_and_tools(aigbb: Run, provider: Provider) -> None:
-    provider.write_down("options", says("ok"), says("ok"))
+    provider.write_down("options", says("ok"), says("ok"), says("ok"))
     aigbb("--once", "options", "--model", "other", "--tool", "add")
+    aigbb("--once", "options", "--tools", "add")
     aigbb("--once", "options", "--tag", "sums")
-    first, second = provider.asked["options"]
+    first, *_ = provider.asked["options"]
     assert first["model"] == "other"
-    assert [tool["function"]["name"] for asked in (first, second) for tool in asked["tools"]] == ["add", "add"]
+    offered = [tool["function"]["name"] for asked in provider.asked["options"] for tool in asked["tools"]]
+    assert offered == ["add", "add", "add"]
+
+
+def test_a_mode_is_how_the_model_is_spoken_to(aigbb: Run, provider: Provider) -> None:
+    provider.write_down("mode", says("ok"))
+    assert aigbb("--once", "mode", "--mode", "legacy", "--tool", "add").exit_code == 0
+    assert [function["name"] for function in provider.asked["mode"][0]["functions"]] == ["add"]
+    assert aigbb("--once", "mode", "--mode", "loud").exit_code == 2
+
+
+def test_another_model_service_is_asked_with_ones_own_key(
+    aigbb: Run, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-own")
+    with serving() as other:
+        other.write_down("elsewhere", asks(("add", {"n": 1})), says("2"))
+        assert aigbb("--once", "elsewhere", "--base-url", other.url).stdout == "2\n"
+    assert other.keys == {"Bearer sk-own"}
+    assert "elsewhere" not in provider.asked
+
+
+def test_without_a_key_none_is_sent(aigbb: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is sent is looked at by a service that is none."""
+    monkeypatch.setenv("OPENAI_API_KEY", "")
+    with serving() as listening:
+        listening.write_down("keyless", Whole({"status": "done", "approval": None}))
+        ran = aigbb("--once", "keyless", "--base-url", "http://127.0.0.1:9/v1", "--json", "--url", listening.url)
+    assert ran.exit_code == 0, ran.stderr
+    assert listening.asked["keyless"][0]["service"] == {"base_url": "http://127.0.0.1:9/v1", "api_key": None}
 
 
 def test_an_answer_that_is_not_complete_says_so_and_is_no_success(aigbb: Run, provider: Provider) -> None:
@@ -122,3 +169,78 @@ def test_a_refusal_ends_with_its_code(aigbb: Run, server: Server) -> None:
     ran = CliRunner().invoke(app, ["chat", "--once", "x"], env=environment)
     assert ran.exit_code == 2
     assert "AIGBB_MODEL" in ran.stderr
+
+
+# -- what is kept
+
+
+def test_a_kept_conversation_goes_on_and_is_told_its_beginning_once(
+    aigbb: Run, command: Run, provider: Provider
+) -> None:
+    provider.write_down("kept", asks(("add", {"n": 1})), says("2"), says("As I said."), says("Yes, [bold]really[/]."))
+    told = ["--conversation", "sums-1", "--system", "Be brief."]
+    assert aigbb(*told, "--once", "kept").stdout == "2\n"
+    assert aigbb(*told, stdin="again\nreally?\n").stdout == "As I said.\nYes, [bold]really[/].\n"
+    roles = [message["role"] for message in provider.asked["kept"][-1]["messages"]]
+    assert roles == ["system", "user", "assistant", "tool", "assistant", "user", "assistant", "user"]
+    shown = command("conversations", "sums-1")
+    assert shown.stdout.splitlines() == [
+        "system> Be brief.",
+        "you> kept",
+        '→ add {"n": 1}',
+        "← 2",
+        "2",
+        "you> again",
+        "As I said.",
+        "you> really?",
+        "Yes, [bold]really[/].",
+    ]
+    assert shown.stderr == "sums-1: idle, 9 messages\n"
+    assert json.loads(command("conversations", "sums-1", "--json").stdout)["id"] == "sums-1"
+    [line] = [line for line in command("conversations").stdout.splitlines() if "sums-1" in line]
+    assert [cell.strip() for cell in line.strip("│").split("│")][:3] == ["sums-1", "idle", "9"]
+    assert command("conversations", "--delete", "sums-1").stdout == "sums-1 is forgotten.\n"
+    assert command("conversations", "--delete", "sums-1").exit_code == 2
+    assert "sums-1" not in command("conversations").stdout
+
+
+def test_a_kept_conversation_survives_a_turn_that_fails(aigbb: Run, provider: Provider) -> None:
+    provider.write_down("broken", Refusal(400, "not today"), says("better now"))
+    ran = aigbb("--conversation", "broken", "--system", "Be brief.", stdin="broken\nand now?\n")
+    assert (ran.exit_code, ran.stdout) == (0, "better now\n")
+    roles = [message["role"] for message in provider.asked["broken"][-1]["messages"]]
+    assert roles == ["system", "user", "user"]
+
+
+# -- pictures
+
+
+def test_pictures_are_saved_beside_those_that_are_there(aigbb: Run, provider: Provider, tmp_path: Path) -> None:
+    provider.write_down("draw", asks(("draw", {})), says("Look."))
+    folder = tmp_path / "new"
+    folder.mkdir()
+    (folder / "draw-1.png").write_text("mine")
+    ran = aigbb("--once", "draw", "--pictures", str(folder))
+    assert ran.exit_code == 0
+    assert [line for line in ran.stderr.splitlines() if line.startswith("picture")] == [
+        f"picture: {folder / 'draw-2.png'}",
+        f"picture: {folder / 'draw-3.png'}",
+    ]
+    assert (folder / "draw-1.png").read_text() == "mine"
+    assert (folder / "draw-3.png").read_bytes() == b64decode(DOT)
+
+
+def test_a_picture_that_cannot_be_saved_is_not_the_end(aigbb: Run, provider: Provider, tmp_path: Path) -> None:
+    provider.write_down("blocked", asks(("draw", {})), says("Look."))
+    (tmp_path / "file").touch()
+    ran = aigbb("--once", "blocked", "--pictures", str(tmp_path / "file" / "folder"))
+    assert (ran.exit_code, ran.stdout) == (0, "Look.\n")
+    assert "a picture of draw is not saved" in ran.stderr
+
+
+def test_the_whole_of_a_long_result_is_one_link_away(aigbb: Run, chatting: Server, provider: Provider) -> None:
+    provider.write_down("whole", asks(("big", {"n": 50_000})), says("ok"))
+    ran = aigbb("--once", "whole", "--bound", "whose=x")
+    [link] = [line.removeprefix("whole: ") for line in ran.stderr.splitlines() if line.startswith("whole: ")]
+    with chatting.client() as client:
+        assert client.get(link.removeprefix(chatting.url)).text == "x" * 50_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -128,14 +129,32 @@ def test_what_is_of_one_function_is_refused_for_several(
 
 
 def test_options_of_a_registration_arrive(aigbb: Run, area: str) -> None:
-    done = aigbb("register", area, "-t", "geometry", "-t", "cm", "--bound", "user", "--description", "Measure.")
+    done = aigbb(
+        "register",
+        area,
+        "-t",
+        "geometry",
+        "-t",
+        "cm",
+        "--bound",
+        "user",
+        "--description",
+        "Measure.",
+        "--effects",
+        "write",
+        "--confirm",
+        "never",
+    )
     assert done.exit_code == 0, done.output
     shown = json.loads(aigbb("show", "cli_area", "--json").stdout)
-    assert {name: shown[name] for name in ("tags", "bound", "description")} == {
+    assert {name: shown[name] for name in ("tags", "bound", "description", "effects", "confirm")} == {
         "tags": ["cm", "geometry"],
         "bound": ["user"],
         "description": "Measure.",
+        "effects": "write",
+        "confirm": "never",
     }
+    assert "effects  write\nconfirm  never\n" in aigbb("show", "cli_area").stdout
 
 
 def test_a_taken_name_and_a_stale_digest_are_refused_with_what_to_try(aigbb: Run, area: str) -> None:
@@ -285,7 +304,8 @@ def test_a_function_that_shows_and_returns_nothing_says_so(aigbb: Run) -> None:
     done = aigbb("call", "plot_series", '{"series": {"a": [1, 2]}}')
     assert done.exit_code == 0
     assert done.stdout.startswith("<Figure size")
-    assert done.stderr == "The function returned nothing.\nIt showed: image/png.\n"
+    told = r"The function returned nothing.\nIt showed: image/png \(/results/[\w-]+\.png\)\.\n"
+    assert re.fullmatch(told, done.stderr)
 
 
 def test_wrong_arguments_are_a_table_and_do_not_run(aigbb: Run, area: str) -> None:
@@ -382,8 +402,8 @@ def test_every_command_but_serve_answers_json_and_takes_an_address() -> None:
     commands: dict[str, Any] = vars(typer.main.get_command(app))["commands"]
     flags = {name: {flag for p in one.params for flag in p.opts} for name, one in commands.items()}
     assert sorted(flags) == [
-        "activate", "call", "chat", "delete", "diff", "doctor", "execute", "functions", "history", "kernels",
-        "register", "serve", "sessions", "show", "sync", "tools", "versions",
+        "activate", "approvals", "approve", "call", "chat", "conversations", "delete", "diff", "doctor", "execute",
+        "functions", "history", "kernels", "register", "serve", "sessions", "show", "sync", "tools", "versions",
     ]  # fmt: skip
     assert [name for name in flags if not {"--json", "--url"} <= flags[name]] == ["serve"]
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import os
+import pty
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import ROOT, Server, running_server
-from tests.provider import Provider, asks, says
+from tests.provider import Provider, asks, asks_in_words, asks_legacy, says, whole
 
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
+# Where there is a model, those that ask one do it with that too.
+WITH_MODEL = ["chat", "parallel", "extract", "approval", "retrieval", "legacy", "prompt_mode", "own_loop"]
+MODEL = os.environ.get("AIGBB_MODEL", "")
+KEYS = {name: value for name, value in os.environ.items() if name in ("OPENAI_API_KEY", "OPENAI_BASE_URL")}
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +32,14 @@ def service(tmp_path_factory: pytest.TempPathFactory, cache: Path, provider: Pro
         yield started
 
 
-def run(service: Server, name: str) -> list[str]:
+def run(service: Server, name: str, *arguments: str, stdin: int = subprocess.DEVNULL) -> list[str]:
     """The lines that an example prints; it has found the service by its settings."""
-    environment = {**service.environment, "AIGBB_PORT": service.url.rpartition(":")[2], "AIGBB_URL": service.url}
+    environment = {"OPENAI_API_KEY": "none", **service.environment, "AIGBB_URL": service.url}
     done = subprocess.run(
-        [sys.executable, f"examples/{name}.py"],
+        [sys.executable, f"examples/{name}.py", *arguments],
         cwd=ROOT,
-        env=environment,
+        env={**environment, "AIGBB_PORT": service.url.rpartition(":")[2]},
+        stdin=stdin,
         capture_output=True,
         text=True,
         timeout=200,
@@ -150,6 +159,137 @@ def test_tools(service: Server) -> None:
     assert "Input should be 'low' or 'high'" in lines[2]
     assert lines[3:] == ["statuses: ['ok', 'invalid_arguments']"]
     assert names(service) == []
+
+
+def test_parallel(service: Server, provider: Provider) -> None:
+    cities = [("example_weather", {"city": city}) for city in ("Paris", "London")]
+    provider.write_down("What is the weather in Paris and in London?", asks(*cities), says("Sun, and rain."))
+    assert run(service, "parallel") == [
+        'asks for example_weather {"city": "Paris"}',
+        'asks for example_weather {"city": "London"}',
+        'is told  {"city":"Paris","sky":"sun","degrees":17}',
+        'is told  {"city":"London","sky":"rain","degrees":18}',
+        "done: Sun, and rain.",
+    ]
+    assert names(service) == []
+
+
+def test_extract(service: Server, provider: Provider) -> None:
+    question = "Hi, it's Ada. Could you put two large pizzas aside for me? And a lemonade, thanks!"
+    items = [{"name": "pizza", "quantity": 2, "size": "large"}, {"name": "lemonade", "quantity": 1, "size": None}]
+    order = {"customer": "Ada", "items": items}
+    # What does not fit the types is told to the model, and does not come out.
+    wrong = {**order, "items": [{**items[0], "quantity": 0}]}
+    provider.write_down(question, asks(("extract_data", wrong)), asks(("extract_data", order)))
+    lines = run(service, "extract")
+    assert json.loads("\n".join(lines[:-1])) == order
+    assert lines[-1] == "to make: 3"
+    first, second = provider.asked[question]
+    assert first["tool_choice"] == {"type": "function", "function": {"name": "extract_data"}}
+    assert first["tools"][0]["function"]["strict"] is True
+    assert "greater than or equal to 1" in second["messages"][-1]["content"]
+    assert names(service) == []
+
+
+MAIL = {"to": "ada@example.com", "subject": "Lunch", "body": "At one."}
+ASKED = "Tell ada@example.com by email that lunch is at one."
+WAITS = f"send_email@1 waits: {json.dumps(MAIL)}"
+
+
+def test_approval(service: Server, provider: Provider) -> None:
+    provider.write_down(ASKED, asks(("send_email", MAIL)), says("I have sent it."))
+    assert run(service, "approval", "--yes") == [WAITS, "send_email: ok", "done: I have sent it."]
+    assert names(service) == []
+
+
+def test_approval_that_is_not_given(service: Server, provider: Provider) -> None:
+    for arguments in (["--no"], []):
+        provider.write_down(ASKED, asks(("send_email", MAIL)), says("I have not sent it."))
+        _, *lines = run(service, "approval", *arguments)
+        assert lines == ["send_email: rejected", "done: I have not sent it."]
+        assert "Do not send anything today." in provider.asked[ASKED][1]["messages"][-1]["content"]
+
+
+@pytest.mark.parametrize(("typed", "outcome"), [("y", "ok"), ("n", "rejected")])
+def test_approval_in_a_terminal(service: Server, provider: Provider, typed: str, outcome: str) -> None:
+    provider.write_down(ASKED, asks(("send_email", MAIL)), says("Well."))
+    ours, theirs = pty.openpty()
+    try:
+        os.write(ours, f"{typed}\n".encode())
+        _, *lines = run(service, "approval", stdin=theirs)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert lines == [f"Send it? [y/n] send_email: {outcome}", "done: Well."]
+
+
+def test_retrieval(service: Server, provider: Provider) -> None:
+    question = "How many days of holiday do I have, and who agrees to them?"
+    search = ("search_notes", {"query": "days of holiday, agreed with", "limit": 2})
+    provider.write_down(question, asks(search), says("28; Grace (holidays.txt)."))
+    lines = run(service, "retrieval")
+    assert lines[0] == f"searched {json.dumps(search[1])}"
+    assert lines[1].startswith("  holidays.txt: Everybody has 28 days of holiday a year.")
+    assert lines[2].startswith("  holidays.txt: Holidays are agreed with the team first")
+    assert lines[3:] == ["done: 28; Grace (holidays.txt)."]
+    [tool] = provider.asked[question][0]["tools"]
+    assert "folder" not in json.dumps(tool)
+    assert names(service) == []
+
+
+def test_legacy(service: Server, provider: Provider) -> None:
+    question = "How many dollars are 8 euros?"
+    provider.write_down(question, asks_legacy("example_rate", {"currency": "USD"}), says("10."))
+    offered, user, called, told, said = run(service, "legacy")
+    assert offered.startswith("offered: [{'name': 'example_rate', 'description': 'What a euro costs in another")
+    assert (user, told, said) == (f"user: {question}", "tool: 1.25", "assistant: 10.")
+    assert called.startswith("assistant: [{'id': ") and "'example_rate'" in called
+    first, second = provider.asked[question]
+    assert first["functions"][0]["responses"] == {"type": "number"}
+    assert "tools" not in first
+    assert second["messages"][-1] == {"role": "function", "name": "example_rate", "content": "1.25"}
+    assert names(service) == []
+
+
+def test_prompt_mode(service: Server, provider: Provider) -> None:
+    question = "Are there any lamps left?"
+    provider.write_down(question, asks_in_words(("example_stock", {"article": "lamp"})), says("Yes, twelve."))
+    lines = run(service, "prompt_mode")
+    assert any("example_stock" in line for line in lines[:3])
+    assert lines[-3:] == [
+        'called: example_stock {"article": "lamp"} -> 12',
+        "done: Yes, twelve.",
+        "roles: ['user', 'assistant', 'tool', 'assistant']",
+    ]
+    assert not {"tools", "functions"} & provider.asked[question][0].keys()
+    assert names(service) == []
+
+
+def test_own_loop(service: Server, provider: Provider) -> None:
+    question = "What of my orders has not arrived?"
+    call = {"name": "example_orders", "arguments": '{"open_only": true}'}
+    asked = whole("tool_calls", tool_calls=[{"id": "call_0", "type": "function", "function": call}])
+    provider.write_down(question, asked, whole(content="The chair."))
+    assert run(service, "own_loop") == ['example_orders: ok, {"chair":"open"}', "answers:  The chair."]
+    last: dict[str, Any] = provider.asked[question][1]["messages"][-1]
+    assert last == {"role": "tool", "tool_call_id": "call_0", "content": '{"chair":"open"}'}
+    assert names(service) == []
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Server]:
+    """A service with the model that the developer has."""
+    folder = tmp_path_factory.mktemp("real")
+    (folder / "aigbb_functions").mkdir()
+    with running_server(folder, cache, KEYS, model=MODEL) as started:
+        yield started
+
+
+@pytest.mark.skipif(not (MODEL and KEYS.get("OPENAI_API_KEY")), reason="needs OPENAI_API_KEY and AIGBB_MODEL")
+@pytest.mark.parametrize("name", WITH_MODEL)
+def test_with_a_real_model(real: Server, name: str) -> None:
+    assert run(real, name)
+    assert names(real) == []
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
