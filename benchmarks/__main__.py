@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import functions, jupyter, many_clients, one_client, weights
+from benchmarks import chat, functions, jupyter, many_clients, one_client, weights
 from benchmarks.bench import Bench, opened
 from benchmarks.peers import PINS
 from benchmarks.report import Report
@@ -35,6 +35,7 @@ CASES: Mapping[str, Callable[[Bench], Iterator[Row]]] = {
     "jupyter": jupyter.kernelspec,
     "register": functions.register,
     "package": functions.package,
+    "chat": chat.chat,
 }
 
 

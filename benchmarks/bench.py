@@ -54,12 +54,23 @@ class Bench:
         """One more, for many functions; a quick run has no third one."""
         return self.bare if self.quick else self._service("many")
 
+    @contextmanager
+    def with_model(self, url: str) -> Iterator[Service]:
+        """One more that has a model at this address, for a while."""
+        more = {"OPENAI_BASE_URL": url, "AIGBB_MODEL": "bench"}
+        with service.running(self.folder / "chat", self.cache, more=more) as started:
+            self.__dict__["chat"] = started
+            try:
+                yield started
+            finally:
+                del self.__dict__["chat"]
+
     def _service(self, name: str, pool_size: int | None = None) -> Service:
         return self.stack.enter_context(service.running(self.folder / name, self.cache, pool_size))
 
     def pause(self) -> None:
         """Until nothing of ours is under way; the machine's own noise is measured meanwhile."""
-        service.settle([self.__dict__[name] for name in ("spare", "bare", "many") if name in self.__dict__])
+        service.settle([self.__dict__[name] for name in ("spare", "bare", "many", "chat") if name in self.__dict__])
         self.spins.append(spin())
 
     # -- theirs

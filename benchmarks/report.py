@@ -32,9 +32,9 @@ ORDER: tuple[str, ...] = (
     "register",
     "output",
 )
-ORDER += ("jupyter", "tail", "many", "package", "floor")
+ORDER += ("chat", "jupyter", "tail", "many", "package", "floor")
 SHOWN_SETTINGS = ("AIGBB_POOL", "AIGBB_SPARE", "AIGBB_MAX_", "AIGBB_KERNEL_")
-OURS = ("jupyter_client", "pyzmq", "uv", "fastapi", "uvicorn", "uvloop", "httptools")
+OURS = ("jupyter_client", "pyzmq", "uv", "fastapi", "uvicorn", "uvloop", "httptools", "openai")
 
 
 @dataclass(frozen=True)

@@ -150,16 +150,19 @@ def _are_quiet(services: Sequence[Service]) -> bool:
 
 
 @contextmanager
-def running(folder: Path, cache: Path, pool_size: int | None = None) -> Iterator[Service]:
+def running(
+    folder: Path, cache: Path, pool_size: int | None = None, more: Mapping[str, str] | None = None
+) -> Iterator[Service]:
     """A service that lives in `folder`, with the functions that ship, as `make serve` starts it.
 
-    pool_size: another number of spares than the default.
+    pool_size: another number of spares than the default. more: of its environment.
     """
     folder.mkdir()
     shutil.copytree(ROOT / "aigbb_functions", folder / "aigbb_functions", ignore=shutil.ignore_patterns("__pycache__"))
-    more = {} if pool_size is None else {"AIGBB_POOL_SIZE": str(pool_size)}
+    size = {} if pool_size is None else {"AIGBB_POOL_SIZE": str(pool_size)}
     serve = [sys.executable, "-m", "server", "serve", "--port"]
-    server = Server("/healthz", lambda port: [*serve, str(port)], {**_places(folder, cache), **more}, folder=folder)
+    environment = {**_places(folder, cache), **size, **(more or {})}
+    server = Server("/healthz", lambda port: [*serve, str(port)], environment, folder=folder)
     for name in [name for name in os.environ if name.startswith("AIGBB_")]:
         del os.environ[name]  # no setting of the developer's
     with serving(folder / "service.log", server) as started:

@@ -43,8 +43,8 @@ class Asked:
     options: Mapping[str, Any] = field(default_factory=dict)
     functions: Sequence[Mapping[str, Any]] = ()
 
-    def arguments(self, left_out: frozenset[str]) -> dict[str, Any]:
-        """As the client takes them."""
+    def body(self, left_out: frozenset[str]) -> dict[str, Any]:
+        """As it goes over the wire."""
         found: dict[str, Any] = {"model": self.model, "messages": list(self.messages)}
         if self.tools:
             found["tools"] = [_without_strict(tool) for tool in self.tools] if "strict" in left_out else [*self.tools]
@@ -54,11 +54,9 @@ class Asked:
         if self.functions:
             found["functions"] = list(self.functions)
             found["function_call"] = self.tool_choice or "auto"
-        if self.options:
-            found["extra_body"] = dict(self.options)  # as arguments, some would be for the client itself
         if "stream" not in left_out:
             found |= {"stream": True, "stream_options": {"include_usage": True}}
-        return {name: value for name, value in found.items() if name not in left_out}
+        return {**{name: value for name, value in found.items() if name not in left_out}, **self.options}
 
 
 @dataclass(frozen=True)
@@ -138,21 +136,22 @@ class Model:
         if isinstance(answer, _openai().AsyncStream):
             async with answer as chunks:
                 async for chunk in chunks:
-                    yield _plain(chunk)
+                    yield chunk
             return
-        whole = _plain(answer)
-        if not isinstance(whole, Mapping) or not whole.get("choices"):
-            raise _openai().OpenAIError(f"it sent no completion but {str(whole)!r}")
-        yield whole
+        if not isinstance(answer, Mapping) or not answer.get("choices"):
+            raise _openai().OpenAIError(f"it sent no completion but {str(answer)!r}")
+        yield answer
 
     async def _begin(self, client: openai.AsyncOpenAI, asked: Asked) -> Any:
         """Ask; what a model refuses is left out, once each, and from then on."""
         while True:
-            arguments = asked.arguments(self._left_out(asked.model))
+            body = asked.body(self._left_out(asked.model))
+            stream = {"stream": True, "stream_cls": _openai().AsyncStream[object]} if body.get("stream") else {}
             try:
-                return await client.chat.completions.create(**arguments)
+                # As the client's `create` does it, which takes longer to copy a conversation than all else together.
+                return await client.post("/chat/completions", body=body, cast_to=object, **stream)
             except _openai().APIStatusError as error:
-                feature = refused(error.status_code, error.body, asked.model, _features(arguments))
+                feature = refused(error.status_code, error.body, asked.model, _features(body))
                 if feature is None:
                     raise
                 log.warning("model.refuses", model=asked.model, feature=feature)
@@ -208,15 +207,10 @@ def _openai() -> Any:
     return importlib.import_module("openai")
 
 
-def _plain(answer: Any) -> Any:
-    """As JSON has it. What a service sent instead of an object, the client hands over as it is."""
-    return answer.to_dict() if hasattr(answer, "to_dict") else answer
-
-
-def _features(arguments: Mapping[str, Any]) -> frozenset[str]:
+def _features(body: Mapping[str, Any]) -> frozenset[str]:
     """What a request holds that could be refused."""
-    strict = any("strict" in tool.get("function", {}) for tool in arguments.get("tools", ()))
-    return frozenset(arguments) | ({"strict"} if strict else set())
+    strict = any("strict" in tool.get("function", {}) for tool in body.get("tools", ()))
+    return frozenset(body) | ({"strict"} if strict else set())
 
 
 def _without_strict(tool: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def quick(cache: Path) -> dict[str, Any]:
 def test_a_quick_run_has_every_case_that_needs_no_peer(quick: dict[str, Any]) -> None:
     cases = list(dict.fromkeys(row["case"] for row in quick["rows"]))
     ours = ["warm", "clean", "sustained", "memory", "throughput", "cold", "stream", "call", "register", "output"]
-    assert cases == [*ours, "tail", "many", "floor"]
+    assert cases == [*ours, "chat", "tail", "many", "floor"]
 
 
 def test_figures_are_ordered(quick: dict[str, Any]) -> None:

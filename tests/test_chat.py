@@ -161,12 +161,12 @@ def test_events_show_a_turn_as_it_goes(client: httpx2.Client, provider: Provider
     body = {"messages": [{"role": "user", "content": "events"}]}
     events = list(stream(client, "/chat", body))
     kinds = [kind for kind, _ in events]
-    assert kinds[:2] == ["tool_call.delta", "tool_call.delta"]
-    assert kinds[2:5] == ["tool_call.ready", "tool_result", "thought.delta"]
-    assert set(kinds[5:-1]) == {"content.delta"} and kinds[-1] == "done"
+    assert kinds[:3] == ["tool_call.delta", "tool_call.delta", "usage"]
+    assert kinds[3:6] == ["tool_call.ready", "tool_result", "thought.delta"]
+    assert set(kinds[6:-2]) == {"content.delta"} and kinds[-2:] == ["usage", "done"]
     assert "".join(data["text"] for kind, data in events if kind == "content.delta") == "It is 2."
-    assert events[2][1] == {"id": "call_0", "name": "add", "arguments": '{"n": 1}'}
-    assert {"id": "call_0", "status": "ok", "content": "2"}.items() <= events[3][1].items()
+    assert events[3][1] == {"id": "call_0", "name": "add", "arguments": '{"n": 1}'}
+    assert {"id": "call_0", "status": "ok", "content": "2"}.items() <= events[4][1].items()
 
 
 # -- sixteen things that models send
