@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from server.catalog import Catalog
-from server.conversations import Message, name_of
+from server.conversations import Message, calls_of, name_of
 from server.errors import InvalidRequest
 from server.registry import Version
 from server.tools import not_strict
@@ -16,6 +16,8 @@ from server.tools import not_strict
 # Tools offered in a turn, unless more are named.
 MAX_OFFERED = 20
 MAX_QUERY = 1000
+# What of a conversation counts for that: so many questions, and functions that were called last.
+MAX_QUESTIONS, MAX_CALLED = 3, 10
 
 
 # With this tool a model looks for functions itself.
@@ -38,7 +40,8 @@ MAX_FOUND = 5
 class Offer:
     """The functions of a turn, the tool_choice of the first round and of the others, and the caller's own tools.
 
-    searching: whether the model may look for more, of which it has found these so far.
+    searching: whether the model may look for more, of which it has found these so far. allowed: functions of this turn
+    that are not offered because there are too many; a model that knows of one, from an earlier turn, may call it.
     """
 
     versions: list[Version]
@@ -47,6 +50,12 @@ class Offer:
     own: frozenset[str] = frozenset()
     searching: bool = False
     found: tuple[str, ...] = ()
+    allowed: tuple[Version, ...] = ()
+
+    @property
+    def callable(self) -> dict[str, Version]:
+        """What may be called, by name."""
+        return {version.function.name: version for version in (*self.allowed, *self.versions)}
 
     def with_names(self, catalog: Catalog, names: Collection[str]) -> Offer:
         """The same with these functions too; of what was found before, the oldest give way."""
@@ -98,8 +107,10 @@ def choose(
         return Offer(versions, choice, later, frozenset(own))
     if search:
         kept = [v for v in versions if v.function.name == forced]
-        return Offer(kept, choice, later, frozenset(own), searching=name_of(SEARCH) not in own)
-    return Offer(_fitting(catalog, versions, tags, question(messages), forced), choice, later, frozenset(own))
+        searching = name_of(SEARCH) not in own
+        return Offer(kept, choice, later, frozenset(own), searching, allowed=tuple(versions))
+    kept = _fitting(catalog, versions, tags, messages, forced)
+    return Offer(kept, choice, later, frozenset(own), allowed=tuple(versions))
 
 
 def check_strict(versions: Iterable[Version]) -> None:
@@ -112,21 +123,26 @@ def check_strict(versions: Iterable[Version]) -> None:
 
 
 def _fitting(
-    catalog: Catalog, versions: list[Version], tags: Collection[str], asked: str, forced: str | None
+    catalog: Catalog, versions: list[Version], tags: Collection[str], messages: Sequence[Message], forced: str | None
 ) -> list[Version]:
-    """No more than can be offered: a forced one, those that a search finds, then any."""
-    found = [v for v in catalog.find(asked, tags) if v in versions]
-    ranked = [*(v for v in versions if v.function.name == forced), *found, *versions]
-    kept = list(dict.fromkeys(v.function.name for v in ranked))[:MAX_OFFERED]
+    """No more than can be offered: a forced one, those of the conversation, those that a search finds, then any."""
+    known = {v.function.name: v for v in versions}
+    called = [call.name for message in reversed(messages) for call in calls_of(message)]
+    found = [v.function.name for asked in questions(messages) for v in catalog.find(asked, tags)]
+    ranked = dict.fromkeys([*([forced] if forced else []), *called[:MAX_CALLED], *found, *known])
+    kept = [name for name in ranked if name in known][:MAX_OFFERED]
     return [v for v in versions if v.function.name in kept]
 
 
-def question(messages: Sequence[Message]) -> str:
-    """What was asked last, in words."""
-    last = next((m for m in reversed(messages) if m.get("role") == "user"), {})
-    content = last.get("content")
+def questions(messages: Sequence[Message]) -> list[str]:
+    """What was asked of late, in words, the last first."""
+    asked = [_words(message.get("content")) for message in reversed(messages) if message.get("role") == "user"]
+    return [text for text in asked if text][:MAX_QUESTIONS]
+
+
+def _words(content: Any) -> str:
     if isinstance(content, list):
-        content = " ".join(str(p.get("text", "")) for p in content if isinstance(p, Mapping))
+        content = " ".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
     return str(content or "")[:MAX_QUERY]
 
 

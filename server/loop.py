@@ -150,7 +150,7 @@ class Loop:
         for call in completion.calls:
             yield Ready(call)
         batch = Batch(completion.calls, self._refused(completion.calls))
-        batch = await batch.run(self._means.calls, self._known, self._timed(), self._journal.hooks)
+        batch = await batch.run(self._means.calls, self._offer.callable, self._timed(), self._journal.hooks)
         for result in batch.done:
             yield result
         if batch.held:
@@ -203,8 +203,8 @@ class Loop:
         return [*(rendered if isinstance(rendered, list) else []), *search, *theirs]
 
     @property
-    def _known(self) -> dict[str, Any]:
-        return {version.function.name: version for version in self._offer.versions}
+    def _offered(self) -> tuple[str, ...]:
+        return tuple(version.function.name for version in self._offer.versions)
 
     def _timed(self) -> Terms:
         """No call may take longer than is left of the turn."""
@@ -222,7 +222,7 @@ class Loop:
         for n, call in enumerate(calls):
             if call.name == name_of(SEARCH) and self._offer.searching:
                 found[n] = self._searched(call)
-            elif call.name not in self._known:
+            elif call.name not in self._offer.callable:
                 found[n] = self._unknown(call)
             elif n and self._wish.parallel_tool_calls is False:
                 found[n] = _not_run(call, "This call was not run.", "Ask for one call at a time.")
@@ -235,10 +235,9 @@ class Loop:
         return sum(len(each.results) for each in self._rounds)
 
     def _unknown(self, call: ToolCall) -> ToolResult:
-        known = sorted(self._known)
-        near = get_close_matches(call.name, known, n=1)
+        near = get_close_matches(call.name, self._offer.callable, n=1)
         detail = f"There is no tool {call.name[:80]!r}.{f' Did you mean {near[0]!r}?' if near else ''}"
-        return _told(call, "unknown_function", detail, f"The tools are: {', '.join(known)}.")
+        return _told(call, "unknown_function", detail, f"The tools are: {', '.join(sorted(self._offered))}.")
 
     def _searched(self, call: ToolCall) -> ToolResult:
         """Look functions up for the model: those that are found are offered from now on."""
@@ -302,7 +301,7 @@ class Loop:
             (*self.messages, *more),
             self.added + len(more),
             self._name,
-            tuple(self._known),
+            self._offered,
             tuple(self._rounds),
             calls,
             conversation=self._wish.conversation,

@@ -41,25 +41,44 @@ class ApprovalAnswer(Answer):
     ]
     calls: list[HeldCall]
     expires: str
+    hint: Annotated[str, Field(description="How to decide, and how not to be asked")]
 
     @classmethod
     def of(cls, waiting: Waiting, conversation: str | None) -> ApprovalAnswer:
         """From a turn that has ended to wait."""
         calls = [HeldCall(**one.shown()) for one in waiting.held]
         expires = as_time(waiting.expires)
-        return cls(id=waiting.id, conversation=conversation, status="waiting", calls=calls, expires=expires)
+        return cls(
+            id=waiting.id,
+            conversation=conversation,
+            status="waiting",
+            calls=calls,
+            expires=expires,
+            hint=_hint(waiting.id, calls),
+        )
 
     @classmethod
     def of_kept(cls, approval: Approval, now: float) -> ApprovalAnswer:
         """From the archive."""
         late = approval.status == "waiting" and approval.expires <= now
+        calls = [HeldCall(**call) for call in approval.calls]
+        open_ = approval.status == "waiting" and not late
         return cls(
             id=approval.id,
             conversation=approval.conversation,
             status="expired" if late else approval.status,
-            calls=[HeldCall(**call) for call in approval.calls],
+            calls=calls,
             expires=as_time(approval.expires),
+            hint=_hint(approval.id, calls) if open_ else "Nothing is left to decide.",
         )
+
+
+def _hint(identity: str, calls: list[HeldCall]) -> str:
+    names = ", ".join(sorted({call.name for call in calls}))
+    return (
+        f"Decide with POST /approvals/{identity}. Not to be asked: register what changes nothing with `effects`: read, "
+        f"what may go ahead with `confirm`: never; or send `approved`: [{names}]; or serve with AIGBB_CONFIRM=never."
+    )
 
 
 class ApprovalsAnswer(Answer):

@@ -109,6 +109,7 @@ def test_a_call_that_writes_waits_and_the_others_are_run(ask: Ask, tmp_path: Pat
     assert waiting["name"] == "send" and waiting["arguments"] == {"folder": str(tmp_path), "text": "hello"}
     assert (waiting["version"], waiting["effects"], len(waiting["args_hash"])) == (1, "write", 64)
     assert found["approval"]["status"] == "waiting" and found["conversation"]
+    assert f"POST /approvals/{found['approval']['id']}" in found["approval"]["hint"]
     assert told(found) == ["2", "3"]
 
 
@@ -249,7 +250,7 @@ def test_it_is_seen_as_events(client: httpx2.Client, provider: Provider, tmp_pat
     assert shown["calls"] == done["approval"]["calls"]
     decision = {"decisions": [{"call_id": shown["calls"][0]["call_id"], "decision": "approve"}]}
     after = list(stream(client, f"/approvals/{shown['id']}", decision))
-    assert [name for name, _ in after if name != "content.delta"] == ["tool_result", "done"]
+    assert [name for name, _ in after if name != "content.delta"] == ["tool_result", "usage", "done"]
     again = list(stream(client, f"/approvals/{shown['id']}", decision))
     assert [(name, data["code"]) for name, data in again] == [("problem", "approval_settled")]
     unknown = list(stream(client, "/approvals/nothing", decision))

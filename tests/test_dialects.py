@@ -122,7 +122,7 @@ def test_native_is_as_it_was() -> None:
 
 
 def test_legacy_has_functions_and_one_call_a_message() -> None:
-    sent = spoken(asked(USER, CALLING, *RESULTS), "legacy", [VERSION]).arguments(frozenset())
+    sent = spoken(asked(USER, CALLING, *RESULTS), "legacy", [VERSION]).body(frozenset())
     assert [f["name"] for f in sent["functions"]] == ["add"]
     assert sent["function_call"] == "auto"
     assert not sent.keys() & {"tools", "tool_choice", "parallel_tool_calls"}
@@ -145,11 +145,11 @@ def test_legacy_has_functions_and_one_call_a_message() -> None:
     ],
 )
 def test_legacy_choices(choice: Any, told: Any) -> None:
-    assert spoken(asked(USER, choice=choice), "legacy", [VERSION]).arguments(frozenset())["function_call"] == told
+    assert spoken(asked(USER, choice=choice), "legacy", [VERSION]).body(frozenset())["function_call"] == told
 
 
 def test_prompt_has_the_tools_in_words_and_the_conversation_too() -> None:
-    sent = spoken(asked(USER, CALLING, *RESULTS), "prompt", [VERSION]).arguments(frozenset())
+    sent = spoken(asked(USER, CALLING, *RESULTS), "prompt", [VERSION]).body(frozenset())
     assert not sent.keys() & {"tools", "tool_choice", "functions", "function_call"}
     system, user, calls, results = sent["messages"]
     assert system["role"] == "system"
@@ -179,4 +179,4 @@ def test_prompt_choices_are_said_in_words(choice: Any, told: str) -> None:
 
 def test_without_tools_nothing_is_said_of_them() -> None:
     assert spoken(Asked("m", [USER]), "prompt", []).messages == [USER]
-    assert "functions" not in spoken(Asked("m", [USER]), "legacy", []).arguments(frozenset())
+    assert "functions" not in spoken(Asked("m", [USER]), "legacy", []).body(frozenset())

@@ -251,6 +251,25 @@ def test_a_model_may_look_for_functions_itself(ask: Ask, requests: Requests) -> 
 
 
 @pytest.mark.usefixtures("many")
+def test_what_is_not_offered_only_for_want_of_room_may_be_called(ask: Ask, requests: Requests) -> None:
+    found = ask(asks(("filler_7", {}), ("add", {"n": 1})), says("ok"), search="model", tags=["many"])
+    assert found["offered"] == [] and told(found)[0] == "1"
+    assert "unknown_function" in told(found)[1], "another tag is another matter"
+
+
+@pytest.mark.usefixtures("many")
+def test_what_a_conversation_has_used_stays_offered(ask: Ask, client: httpx2.Client) -> None:
+    call = {"id": "a", "type": "function", "function": {"name": "zebra", "arguments": '{"n": 1}'}}
+    earlier = [{"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "content": "1"}]
+    name = "test_what_a_conversation_has_used_stays_offered"
+    messages = [{"role": "user", "content": name}, *earlier, {"role": "user", "content": "And now?"}]
+    found = ask(says("ok"), messages=messages, tags=["many"])
+    assert len(found["offered"]) == 20 and "zebra" in found["offered"]
+    without = ask(says("ok"), messages=messages[:1] + messages[3:], tags=["many"])
+    assert "zebra" not in without["offered"]
+
+
+@pytest.mark.usefixtures("many")
 @pytest.mark.parametrize("arguments", ["{}", '{"query": 1}', "[", '{"query": ""}'])
 def test_a_search_for_nothing_harms_nobody(ask: Ask, arguments: str) -> None:
     found = ask(asks(("search_functions", arguments)), says("ok"), search="model", tags=["many"])
