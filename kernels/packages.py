@@ -21,7 +21,7 @@ from typing import Any
 
 from packaging.requirements import InvalidRequirement as PackagingError
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from packaging.utils import InvalidName, canonicalize_name
 from uv import find_uv_bin
 
 from kernels import sandbox
@@ -116,7 +116,8 @@ def parse_requirement(text: str, index: int = 0) -> str:
         if len(line) > MAX_LINE or line.startswith("-"):
             raise PackagingError("an option or an overlong line")
         requirement = Requirement(line)
-    except PackagingError as error:
+        canonicalize_name(requirement.name, validate=True)  # the parser takes names that end with an underscore
+    except (PackagingError, InvalidName) as error:
         raise _refused(line, index, "is not a requirement") from error
     if requirement.url is not None:
         raise _refused(line, index, "names a URL or a path")

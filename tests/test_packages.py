@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from packaging.requirements import Requirement
 
@@ -134,6 +134,7 @@ def test_too_many_lines_are_refused() -> None:
 
 
 @given(st.text(max_size=60))
+@example("0_")
 def test_whatever_the_text_the_answer_is_one_plain_line_or_a_refusal(text: str) -> None:
     try:
         line = parse_requirement(text)
