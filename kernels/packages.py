@@ -116,7 +116,8 @@ def parse_requirement(text: str, index: int = 0) -> str:
         if len(line) > MAX_LINE or line.startswith("-"):
             raise PackagingError("an option or an overlong line")
         requirement = Requirement(line)
-        canonicalize_name(requirement.name, validate=True)  # the parser takes names that end with an underscore
+        for name in (requirement.name, *requirement.extras):
+            canonicalize_name(name, validate=True)  # the parser takes those that end with an underscore
     except (PackagingError, InvalidName) as error:
         raise _refused(line, index, "is not a requirement") from error
     if requirement.url is not None:

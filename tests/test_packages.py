@@ -135,6 +135,7 @@ def test_too_many_lines_are_refused() -> None:
 
 @given(st.text(max_size=60))
 @example("0_")
+@example("a[b_]")
 def test_whatever_the_text_the_answer_is_one_plain_line_or_a_refusal(text: str) -> None:
     try:
         line = parse_requirement(text)
