@@ -418,6 +418,19 @@ def test_openais_clients_read_what_waits(
 # -- time, and the end of the service
 
 
+@pytest.mark.parametrize(("policy", "waiting"), [("never", []), ("always", ["send", "add"])])
+def test_the_service_says_what_waits(
+    tmp_path: Path, cache: Path, provider: Provider, policy: str, waiting: list[str]
+) -> None:
+    question = f"policy {policy}"
+    provider.write_down(question, asks(send_(tmp_path), ("add", {"n": 1})), says("ok"))
+    more = provider.environment
+    with running_server(tmp_path, cache, more, model="m", confirm=policy) as server, server.client() as client:
+        client.post("/register/batch", json={"functions": [FUNCTIONS[0], FUNCTIONS[3]]})
+        found = client.post("/chat", json={"messages": [{"role": "user", "content": question}]}).json()
+        assert [one["name"] for one in (found["approval"] or {"calls": []})["calls"]] == waiting
+
+
 def test_what_nobody_decided_in_time_is_rejected(tmp_path: Path, cache: Path, provider: Provider, sent: Sent) -> None:
     more = provider.environment
     with running_server(tmp_path, cache, more, model="m", approval_seconds=1e-6) as server, server.client() as client:
