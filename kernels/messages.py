@@ -82,7 +82,7 @@ def _bundles(content: Mapping[str, Any]) -> tuple[Bundle, Bundle]:
 MAX_DEPTH = 100
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
-_OWN_FILE = re.compile(r"(?:(?<=^File ).*?|\S*?)/(aigbb_functions/[A-Za-z0-9_]+\.py)", re.MULTILINE)
+_OWN_FILE = re.compile(r"/(aigbb_functions/[A-Za-z0-9_]+\.py)")
 _FRAME = re.compile(r"^(?:File|Cell In|Input In) ?\S*")
 
 
@@ -90,13 +90,28 @@ def _error(content: Mapping[str, Any]) -> Error:
     lines = content.get("traceback")
     entries = [strip_ansi(clean(line)) for line in lines] if isinstance(lines, list) else []
     entries = [entry for entry in entries if entry.strip("-")]
-    kept = tuple(_OWN_FILE.sub(r"\1", entry) for entry in entries if _is_own(entry))
+    kept = tuple(_shortened(entry) for entry in entries if _is_own(entry))
     return Error(
         clean(content.get("ename")) or "Error",
         strip_ansi(clean(content.get("evalue"))),
         kept,
         len(entries) - len(kept),
     )
+
+
+def _shortened(entry: str) -> str:
+    """With paths of functions' files from their package on. Looks at each character once: it may be a long text."""
+    *parts, rest = _OWN_FILE.split(entry)
+    parts[::2] = map(_without_path, parts[::2])
+    return "".join((*parts, rest))
+
+
+def _without_path(text: str) -> str:
+    """Text up to where the path begins that it ends with."""
+    line = text.rfind("\n") + 1
+    if text.startswith("File ", line):
+        return text[: line + len("File ")]
+    return text if text[-1:].isspace() else text[: len(text) - len("".join(text.rsplit(None, 1)[-1:]))]
 
 
 def _is_own(entry: str) -> bool:

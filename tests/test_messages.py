@@ -189,3 +189,11 @@ def test_json_nested_too_deep_for_others_is_cut() -> None:
         deep = [deep]
     assert clean_json(deep) == deep
     assert "core" not in json.dumps(clean_json([deep]))
+
+
+def test_the_longest_exception_is_read_at_once() -> None:
+    """A pattern that looked at each character many times kept everybody waiting for minutes."""
+    text = "x" * 5_000_000
+    content = {"ename": "ValueError", "evalue": text, "traceback": [f"ValueError: {text}"]}
+    error = from_message("error", content)
+    assert isinstance(error, Error) and error.traceback == (f"ValueError: {text}",)
