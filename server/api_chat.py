@@ -10,10 +10,10 @@ from fastapi import Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from server import wire
-from server.chat import is_of_tools
+from server.chat import is_of_tools, outcome
 from server.errors import AigbbError
 from server.routing import Here, as_json, event_routes, routes, since, unless_gone
-from server.turns import Event, Turn
+from server.turns import Event
 from server.wire_approvals import ApprovalAnswer, ApprovalsAnswer, DecideBody
 from server.wire_calls import RunToolsAnswer
 from server.wire_chat import (
@@ -117,12 +117,5 @@ async def _events(turn: AsyncGenerator[Event], request: Request) -> AsyncIterabl
 
 async def _whole(turn: AsyncGenerator[Event], request: Request) -> Response:
     start = time.perf_counter()
-    done = await unless_gone(request, _last(turn))
+    done = await unless_gone(request, outcome(turn))
     return as_json(ChatAnswer.of(done, since(start)))
-
-
-async def _last(turn: AsyncGenerator[Event]) -> Turn:
-    async with aclosing(turn):
-        *_, last = [event async for event in turn]
-    assert isinstance(last, Turn)
-    return last

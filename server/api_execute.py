@@ -14,9 +14,10 @@ from pydantic import BeforeValidator, TypeAdapter
 from kernels.kernel import Kernel
 from kernels.outputs import Execution, Output, fold_all
 from server import wire
+from server.callers import Caller
 from server.errors import AigbbError
 from server.results import BYTES, KINDS
-from server.routing import Here, QuickRoute, as_json, event_routes, routes, since, unless_gone
+from server.routing import Here, QuickRoute, Who, as_json, event_routes, routes, since, unless_gone
 from server.service import Service
 from server.wire_calls import CallAnswer, RunToolsAnswer, RunToolsBody
 
@@ -27,11 +28,13 @@ router, events = routes(), event_routes()
 
 
 @events.post("/execute", response_class=EventSourceResponse)
-async def execute_events(body: wire.ExecuteBody, request: Request, service: Here) -> AsyncIterable[ServerSentEvent]:
+async def execute_events(
+    body: wire.ExecuteBody, request: Request, service: Here, caller: Who
+) -> AsyncIterable[ServerSentEvent]:
     """Items as they happen; the last event is `done`, or `problem`."""
     start = time.perf_counter()
     try:
-        async with aclosing(_run(service, body)) as items:
+        async with aclosing(_run(service, body, caller)) as items:
             async for kernel, item in items:
                 yield wire.execution_event(item, kernel, body.session, since(start), service.signatures())
     except AigbbError as error:
@@ -46,12 +49,12 @@ class ExecuteRoute(QuickRoute):
         return {"body": wire.ExecuteBody.model_validate_json(body)}
 
 
-async def execute(body: wire.ExecuteBody, request: Request, service: Here) -> Response:
+async def execute(body: wire.ExecuteBody, request: Request, service: Here, caller: Who) -> Response:
     """Run code on a clean kernel of the newest generation, or in a session that keeps variables.
 
     Ask for `text/event-stream` to get the items as they happen.
     """
-    return as_json(await unless_gone(request, _fold(service, body)))
+    return as_json(await unless_gone(request, _fold(service, body, caller)))
 
 
 router.add_api_route(
@@ -60,9 +63,9 @@ router.add_api_route(
 )  # fmt: skip
 
 
-async def _fold(service: Service, body: wire.ExecuteBody) -> wire.ExecuteAnswer:
+async def _fold(service: Service, body: wire.ExecuteBody, caller: Caller) -> wire.ExecuteAnswer:
     start = time.perf_counter()
-    execution, kernel = await _folded(_run(service, body))
+    execution, kernel = await _folded(_run(service, body, caller))
     signatures = service.signatures() if execution.error else {}
     return wire.execute_answer(execution, kernel, body.session, since(start), signatures)
 
@@ -73,8 +76,8 @@ async def _folded(stream: AsyncGenerator[tuple[Kernel, Output]]) -> tuple[Execut
     return fold_all(item for _, item in pairs), pairs[-1][0]
 
 
-def _run(service: Service, body: wire.ExecuteBody) -> AsyncGenerator[tuple[Kernel, Output]]:
-    return service.execute(body.code, session=body.session, timeout=body.timeout)
+def _run(service: Service, body: wire.ExecuteBody, caller: Caller) -> AsyncGenerator[tuple[Kernel, Output]]:
+    return service.execute(body.code, caller, session=body.session, timeout=body.timeout)
 
 
 # -- calls
@@ -97,13 +100,19 @@ class CallRoute(QuickRoute):
 
 
 async def call(
-    name: str, arguments: Arguments, request: Request, service: Here, session: Session = None, timeout: Timeout = None
+    name: str,
+    arguments: Arguments,
+    request: Request,
+    service: Here,
+    caller: Who,
+    session: Session = None,
+    timeout: Timeout = None,
 ) -> Response:
     """Call a function by name, or a version of it by `name@3`; the body is the object of its arguments.
 
     Arguments are checked against the function's types first; wrong ones answer 422 and do not run it.
     """
-    work = service.calls.call(name, arguments, session=session, timeout=timeout)
+    work = service.calls.call(name, arguments, caller, session=session, timeout=timeout)
     return as_json(CallAnswer.of(await unless_gone(request, work), session))
 
 

@@ -16,9 +16,10 @@ from starlette.responses import JSONResponse, PlainTextResponse
 
 from kernels.progress import Report, Step, silent
 from server import wire
+from server.callers import Caller
 from server.collection import collection
 from server.errors import AigbbError
-from server.registrar import Caller, Registered
+from server.registrar import Registered
 from server.routing import Here, Who, event_routes, routes, since
 from server.service import Service
 from server.snippets import snippets

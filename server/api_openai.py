@@ -10,10 +10,11 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic_core import to_json
 
+from server.chat import outcome
 from server.errors import AigbbError
 from server.routing import Here, routes, since, unless_gone
 from server.service import Service
-from server.turns import Event, Turn
+from server.turns import Event
 from server.wire_openai import Chunks, CompletionBody, completion, error_body, models
 
 router = routes()
@@ -34,17 +35,11 @@ async def complete(body: CompletionBody, request: Request, service: Here) -> Res
     start = time.perf_counter()
     events = service.chat.run(body.wish(_tags(service)))
     if not body.stream:
-        turn = await unless_gone(request, _last(events))
+        turn = await unless_gone(request, outcome(events))
         return JSONResponse(completion(body, turn, since(start)))
     # What can be refused is refused with a status, before anything is sent.
     first = await unless_gone(request, anext(events))
     return StreamingResponse(_chunks(body, first, events, start), media_type="text/event-stream")
-
-
-async def _last(events: AsyncGenerator[Event]) -> Turn:
-    *_, turn = [event async for event in events]
-    assert isinstance(turn, Turn)
-    return turn
 
 
 async def _chunks(

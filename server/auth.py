@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.callers import Caller
 from server.errors import AigbbError, BodyTooLarge, ForeignHost, Unauthorized
 from server.wire import problem
 
@@ -41,7 +42,7 @@ class Gate:
             return
         headers = {name: value.decode("latin-1") for name, value in reversed(scope["headers"])}
         identity = _request_id(headers)
-        scope.setdefault("state", {}).update(request_id=identity, key=self._key)
+        scope.setdefault("state", {}).update(request_id=identity, caller=Caller(self._key, identity))
         structlog.contextvars.bind_contextvars(request_id=identity)
         try:
             self._check(scope, headers)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from server.callers import Caller
 from server.calls import Calls, ToolResult
 from server.completions import ToolCall
 from server.conversations import UNANSWERED
@@ -75,6 +76,7 @@ class Batch:
         results = await calls.run_tools(
             list(asked.values()),
             terms.bound,
+            Caller(),
             session=terms.session,
             timeout=terms.timeout,
             began=hooks.began,

@@ -16,8 +16,11 @@ from kernels.kernel import Kernel, Launch
 from kernels.outputs import Execution, Output, Refused, Returned, fold_all
 from kernels.pool import Pool
 from kernels.tasks import Task
+from server.callers import Caller
 from server.completions import ToolCall
+from server.conversations import problem
 from server.errors import InvalidArguments, MissingBound, VersionUnavailable
+from server.executions import Executions
 from server.hints import Hint, hint_for
 from server.registrar import Registrar, find
 from server.registry import GenerationRow, Registry, Version
@@ -102,6 +105,7 @@ class Calls:
         settings: Settings,
         registrar: Registrar,
         registry: Registry,
+        executions: Executions,
         pool: Pool,
         teller: Teller,
         generation: Callable[[GenerationRow], Generation],
@@ -110,13 +114,20 @@ class Calls:
         self._settings = settings
         self._registrar = registrar
         self._registry = registry
+        self._executions = executions
         self._pool = pool
         self._teller = teller
         self._generation = generation
         self._launch = launch
 
     async def call(
-        self, name: str, arguments: Mapping[str, Any], *, session: str | None = None, timeout: float | None = None
+        self,
+        name: str,
+        arguments: Mapping[str, Any],
+        caller: Caller,
+        *,
+        session: str | None = None,
+        timeout: float | None = None,
     ) -> Called:
         """Call a function: `name` for the active version, `name@3` for that one.
 
@@ -134,11 +145,8 @@ class Calls:
             budget=min(self._settings.max_content, self._settings.max_output),
             pinned=_as_pinned(version) if pinned else None,
         )
-        limit = min(timeout or self._settings.timeout, self._settings.max_timeout)
         kernel, execution = await _run(
-            self._pool.execute(
-                task, session=session, timeout=limit, max_output=self._settings.max_output, launch=launch
-            )
+            self._executions.run(task, caller, session=session, timeout=timeout, launch=launch, versions=[version])
         )
         if isinstance(execution.answer, Refused):
             raise _refusal(version, execution.answer.errors)
@@ -151,6 +159,7 @@ class Calls:
         self,
         calls: Sequence[ToolCall],
         bound: Mapping[str, Any],
+        caller: Caller,
         *,
         session: str | None = None,
         timeout: float | None = None,
@@ -170,7 +179,7 @@ class Calls:
         prepared = [self._prepare(call, bound) for call in calls]
         results: dict[int, ToolResult] = {}
         for group in _in_order(prepared, one_by_one=session is not None):
-            work = [self._answer(prepared[number], session, timeout, began, ended) for number in group]
+            work = [self._answer(prepared[number], caller, session, timeout, began, ended) for number in group]
             results |= dict(zip(group, await _side_by_side(work), strict=True))
         return [results[number] for number in range(len(calls))]
 
@@ -217,19 +226,25 @@ class Calls:
             return _Prepared(call, refusal=refusal)
 
     async def _answer(
-        self, one: _Prepared, session: str | None, timeout: float | None, began: Began | None, ended: Ended | None
+        self,
+        one: _Prepared,
+        caller: Caller,
+        session: str | None,
+        timeout: float | None,
+        began: Began | None,
+        ended: Ended | None,
     ) -> ToolResult:
         if began is not None and one.version is not None and not one.reads:
             await began(one.call, one.version)
-        result = one.refusal or await self._run_tool(one, session, timeout)
+        result = one.refusal or await self._run_tool(one, caller, session, timeout)
         if ended is not None:
             await ended(result)
         return result
 
-    async def _run_tool(self, one: _Prepared, session: str | None, timeout: float | None) -> ToolResult:
+    async def _run_tool(self, one: _Prepared, caller: Caller, session: str | None, timeout: float | None) -> ToolResult:
         start, call = time.perf_counter(), one.call
         try:
-            called = await self.call(call.name, one.arguments, session=session, timeout=timeout)
+            called = await self.call(call.name, one.arguments, caller, session=session, timeout=timeout)
         except AigbbError as error:
             number = one.version.number if one.version else None
             return ToolResult(call, self._refused(call, error), error.code, _since(start), number)
@@ -350,5 +365,4 @@ def _content(called: Called, mask: Callable[[str], str]) -> tuple[str, str]:
 def _as_content(code: str, detail: str, hint: str, extra: Mapping[str, Any]) -> str:
     """An error as a model can act on it."""
     told = {name: extra[name] for name in ("errors", "signature", "suggestions", "fix") if extra.get(name)}
-    body = {"error": code, "detail": detail[:2000], **({"hint": hint} if hint else {}), **told}
-    return json.dumps(body, ensure_ascii=False)
+    return problem(code, detail[:2000], hint, **told)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -17,8 +16,8 @@ from server.batch import Batch, Hooks, Terms
 from server.calls import ToolResult
 from server.choosing import check_strict, choose
 from server.completions import ToolCall
-from server.conversations import Message, answer, calls_of, name_of, paired
-from server.deciding import Decision, Held, check, denied, stricter
+from server.conversations import Message, answer, calls_of, name_of, paired, problem
+from server.deciding import Decision, check, denied, stricter
 from server.errors import (
     AigbbError,
     ApprovalSettled,
@@ -35,14 +34,12 @@ from server.turns import Event, Suspended, Turn, Waiting, Wish
 
 MAX_LISTED = 200
 # What a model reads of calls that a crash, or somebody who left, cut off.
-_LOST = json.dumps(
-    {
-        "error": "interrupted",
-        "detail": "This call was started, and nobody knows whether it took effect. It was not repeated.",
-        "hint": "Find out before you call it again, or ask the user.",
-    }
+_LOST = problem(
+    "interrupted",
+    "This call was started, and nobody knows whether it took effect. It was not repeated.",
+    "Find out before you call it again, or ask the user.",
 )
-_NOT_RUN = json.dumps({"error": "not_run", "detail": "The turn was interrupted before this call. It was not run."})
+_NOT_RUN = problem("not_run", "The turn was interrupted before this call. It was not run.")
 
 
 @dataclass(frozen=True)
@@ -141,11 +138,7 @@ class Chat:
         batch = await Batch(tuple(calls)).run(means.calls, _active(means), terms, Hooks())
         if not batch.held:
             return ToolTurn(forms, batch.results)
-        now = time.time()
-        waiting = Waiting(secrets.token_hex(8), now + self._keeping.approval_seconds, batch.held)
-        text = _suspended.dump_json(HeldCalls(forms, batch, terms)).decode()
-        await self._hold(Approval(waiting.id, None, "waiting", _shown(batch.held), text, now, waiting.expires))
-        return ToolTurn(forms, batch.results, waiting)
+        return ToolTurn(forms, batch.results, await self._hold(None, HeldCalls(forms, batch, terms)))
 
     async def decide_tools(self, approval: Approval, decisions: Sequence[Decision]) -> ToolTurn:
         """Run tool calls that wait, as was decided. Raises InvalidRequest, ApprovalVoid, ApprovalSettled."""
@@ -271,19 +264,27 @@ class Chat:
         return turn
 
     async def _suspend(self, loop: Loop, turn: Turn) -> Turn:
-        suspended, now = loop.suspended(), time.time()
-        batch, conversation = suspended.batch, turn.conversation or secrets.token_hex(8)
-        waiting = Waiting(secrets.token_hex(8), now + self._keeping.approval_seconds, batch.held)
-        text = _suspended.dump_json(suspended).decode()
-        approval = Approval(waiting.id, conversation, "waiting", _shown(batch.held), text, now, waiting.expires)
+        suspended, conversation = loop.suspended(), turn.conversation or secrets.token_hex(8)
         messages = () if turn.conversation else tuple(loop.messages)
-        await self._hold(approval, messages, {result.call.id: result.content for result in batch.done})
+        ended = {result.call.id: result.content for result in suspended.batch.done}
+        waiting = await self._hold(conversation, suspended, messages, ended)
         return replace(turn, conversation=conversation, waiting=waiting)
 
     async def _hold(
-        self, approval: Approval, messages: Sequence[Message] = (), ended: Mapping[str, str] | None = None
-    ) -> None:
+        self,
+        conversation: str | None,
+        suspended: Suspended | HeldCalls,
+        messages: Sequence[Message] = (),
+        ended: Mapping[str, str] | None = None,
+    ) -> Waiting:
+        """Keep what waits; from now on somebody may decide."""
+        held, now = suspended.batch.held, time.time()
+        waiting = Waiting(secrets.token_hex(8), now + self._keeping.approval_seconds, held)
+        text = _suspended.dump_json(suspended).decode()
+        calls = tuple(one.shown() for one in held)
+        approval = Approval(waiting.id, conversation, "waiting", calls, text, now, waiting.expires)
         await asyncio.to_thread(self._archive.hold, approval, messages, ended or {})
+        return waiting
 
     async def _claim(self, approval: Approval) -> None:
         """For one caller only. Raises ApprovalSettled."""
@@ -313,6 +314,14 @@ class Written(Journal):
         await asyncio.to_thread(self._archive.ended, self._conversation, result.call.id, result.content)
 
 
+async def outcome(events: AsyncGenerator[Event]) -> Turn:
+    """What a turn comes to, for those who do not watch it."""
+    async with aclosing(events):
+        *_, last = [event async for event in events]
+    assert isinstance(last, Turn)
+    return last
+
+
 def is_of_tools(approval: Approval) -> bool:
     """Whether calls of somebody else's loop wait, and not a conversation."""
     return approval.conversation is None
@@ -320,10 +329,6 @@ def is_of_tools(approval: Approval) -> bool:
 
 def _active(means: Means) -> dict[str, Version]:
     return {version.function.name: version for version in means.catalog.versions}
-
-
-def _shown(held: Sequence[Held]) -> tuple[Mapping[str, object], ...]:
-    return tuple(one.shown() for one in held)
 
 
 def _closing(stored: Stored) -> list[Message]:

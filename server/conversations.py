@@ -10,8 +10,15 @@ from server.completions import ToolCall, as_tool_call, mended
 
 Message = Mapping[str, Any]
 
-# What a model reads where a call was never answered: the turn was cut off, or somebody took the answer out.
-UNANSWERED = json.dumps({"error": "no_result", "detail": "This call was not run, or its result was lost."})
+
+def problem(code: str, detail: str, hint: str = "", **more: Any) -> str:
+    """What a model reads of a call that gave no result."""
+    told = {"error": code, "detail": detail, **({"hint": hint} if hint else {}), **more}
+    return json.dumps(told, ensure_ascii=False)
+
+
+# Where a call was never answered: the turn was cut off, or somebody took the answer out.
+UNANSWERED = problem("no_result", "This call was not run, or its result was lost.")
 
 
 def paired(messages: Sequence[Message]) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from server.calls import ToolResult
 from server.completions import ToolCall
+from server.conversations import problem
 from server.errors import ApprovalVoid, InvalidRequest
 from server.functions import Function
 from server.registry import Version
@@ -153,8 +154,7 @@ def _answer(call: ToolCall, decision: Decision) -> ToolResult:
 def denied(call: ToolCall, detail: str) -> ToolResult:
     """The answer to a call that a person did not allow."""
     hint = "It was not run. Do not ask for it again unless you are told to."
-    told = {"error": "rejected", "detail": detail, "hint": hint}
-    return ToolResult(call, json.dumps(told, ensure_ascii=False), "rejected", 0.0)
+    return ToolResult(call, problem("rejected", detail, hint), "rejected", 0.0)
 
 
 def noted(result: ToolResult) -> ToolResult:

@@ -15,8 +15,8 @@ from server.batch import Batch, Hooks, Terms
 from server.calls import Calls, ToolResult
 from server.catalog import Catalog
 from server.choosing import SEARCH, Offer, found_by
-from server.completions import Completion, Delta, TextDelta, ToolCall, Usage
-from server.conversations import Message, answer, name_of, paired
+from server.completions import Completion, Delta, TextDelta, ToolCall
+from server.conversations import Message, answer, name_of, paired, problem
 from server.deciding import Decision, Policy
 from server.dialects import spoken, understood
 from server.errors import LimitReached, ToolsRefused
@@ -25,7 +25,7 @@ from server.models import Mode, mode_for
 from server.pictures import with_pictures
 from server.results import Results
 from server.tools import render
-from server.turns import Event, Limits, Ready, Round, Said, Status, Suspended, Turn, Wish
+from server.turns import Event, Limits, Ready, Round, Said, Status, Suspended, Turn, Wish, usage_of
 
 # The same call with the same failure: after so many, more of it leads nowhere.
 MAX_REPEATS = 3
@@ -274,7 +274,7 @@ class Loop:
         self._failures.update(failed)
         if any(self._failures[each] >= MAX_REPEATS for each in failed):
             return "stuck"
-        limits, usage = self._limits, sum((each.usage for each in self._rounds), Usage())
+        limits, usage = self._limits, usage_of(self._rounds)
         spent = [
             (len(self._rounds), limits.rounds),
             (self._called, limits.calls),
@@ -319,5 +319,4 @@ def _not_run(call: ToolCall, detail: str, hint: str) -> ToolResult:
 
 
 def _told(call: ToolCall, code: str, detail: str, hint: str) -> ToolResult:
-    content = json.dumps({"error": code, "detail": detail, "hint": hint}, ensure_ascii=False)
-    return ToolResult(call, content, code, 0.0)
+    return ToolResult(call, problem(code, detail, hint), code, 0.0)

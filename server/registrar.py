@@ -13,18 +13,11 @@ from kernels.errors import AigbbError
 from kernels.pool import LATER
 from kernels.progress import Report
 from kernels.standby import Standby
+from server.callers import Caller
 from server.changing import Applied, Change, Changer, Clock, Serving
 from server.errors import FunctionNotFound, MissingEnv, NameClash, StaleVersion, UnknownVersion
 from server.functions import Draft, Function, Parsed, Warn, parse_all, start_reader
 from server.registry import Event, Registry, State, Version
-
-
-@dataclass(frozen=True)
-class Caller:
-    """Who asks: the id of a key, and of the request. Both go into history."""
-
-    key: str = "service"
-    request_id: str = ""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from starlette.routing import Match
 from starlette.types import Message, Receive, Scope, Send
 
 from server import wire
-from server.registrar import Caller
+from server.callers import Caller
 from server.service import Service
 
 log = structlog.get_logger(__name__)
@@ -28,6 +28,12 @@ T = TypeVar("T")
 
 # Seconds in which most work is done: until then, nobody looks whether the client is still there.
 AT_ONCE = 0.05
+
+
+def caller_of(request: Request) -> Caller:
+    """Who asks, as the gate found out."""
+    caller: Caller = request.state.caller
+    return caller
 
 
 class EventRoute(APIRoute):
@@ -60,7 +66,9 @@ class QuickRoute(APIRoute):
         except ValueError:
             await super().handle(scope, _again(body, receive), send)
             return
-        answer: Response = await self.endpoint(**arguments, request=request, service=request.app.state.service)
+        answer: Response = await self.endpoint(
+            **arguments, request=request, service=request.app.state.service, caller=caller_of(request)
+        )
         await answer(scope, receive, send)
 
 
@@ -84,7 +92,7 @@ async def _service(request: Request) -> Service:
 
 async def _caller(request: Request) -> Caller:
     """Who asks, as the gate found out."""
-    return Caller(request.state.key, request.state.request_id)
+    return caller_of(request)
 
 
 Here = Annotated[Service, Depends(_service)]

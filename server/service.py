@@ -20,16 +20,18 @@ from kernels.pool import Pool
 from kernels.progress import Report, silent
 from kernels.tasks import Task
 from server.archive import Archive
+from server.callers import Caller
 from server.calls import Calls
 from server.catalog import Catalog
 from server.changing import Changer, Serving
 from server.chat import Chat, Keeping
 from server.diffing import source_diff
 from server.errors import HomeInUse
+from server.executions import Executions
 from server.idempotency import Replays
 from server.llm import Model
 from server.loop import Means
-from server.registrar import Caller, Registered, Registrar, Synced, Wanted, find
+from server.registrar import Registered, Registrar, Synced, Wanted, find
 from server.registry import Event, GenerationRow, Registry, Version
 from server.results import Results
 from server.settings import Settings
@@ -89,9 +91,17 @@ class Service:
         self._registrar = Registrar(self._changer, registry)
         self.replays = Replays(registry)
         self.results = Results(home.results)
+        self.executions = Executions(settings, self.pool)
         teller = Teller(self.results, settings.max_content)
         self.calls = Calls(
-            settings, self._registrar, registry, self.pool, teller, self._changer.generation, self._launch
+            settings,
+            self._registrar,
+            registry,
+            self.executions,
+            self.pool,
+            teller,
+            self._changer.generation,
+            self._launch,
         )
         self._catalog = Catalog(0)
         self._model = Model(settings)
@@ -187,11 +197,10 @@ class Service:
     # -- executions
 
     def execute(
-        self, code: str, *, session: str | None = None, timeout: float | None = None
+        self, code: str, caller: Caller, *, session: str | None = None, timeout: float | None = None
     ) -> AsyncGenerator[tuple[Kernel, Output]]:
-        """Run code and yield each item with its kernel; see `Pool.execute`. Close it to free the kernel."""
-        limit = min(timeout or self.settings.timeout, self.settings.max_timeout)
-        return self.pool.execute(Task.code(code), session=session, timeout=limit, max_output=self.settings.max_output)
+        """Run code and yield each item with its kernel; see `Executions.run`."""
+        return self.executions.run(Task.code(code), caller, session=session, timeout=timeout)
 
     # -- what there is
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -85,6 +85,11 @@ class Round:
     results: tuple[ToolResult, ...] = ()
 
 
+def usage_of(rounds: Iterable[Round]) -> Usage:
+    """Tokens of all of them."""
+    return sum((each.usage for each in rounds), Usage())
+
+
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """Calls that a person has to decide about, and until when (seconds since 1970)."""
@@ -118,7 +123,7 @@ class Turn:
     @property
     def usage(self) -> Usage:
         """Of all rounds."""
-        return sum((each.usage for each in self.rounds), Usage())
+        return usage_of(self.rounds)
 
 
 Event = Delta | Ready | ToolResult | Usage | Waiting | Turn

@@ -12,9 +12,8 @@ from server.batch import Terms
 from server.calls import Called, ToolResult
 from server.chat import Form, ToolTurn
 from server.completions import ToolCall, mended
-from server.deciding import Policy
 from server.wire import Answer, Body, ErrorDetail, as_notebook, error_line, times
-from server.wire_approvals import ApprovalAnswer
+from server.wire_approvals import ApprovalAnswer, Approved, Confirm
 
 
 class FunctionCall(Body):
@@ -75,12 +74,8 @@ class RunToolsBody(Body):
     bound: Annotated[dict[str, Any], Field(description="Values of bound parameters, by name")] = {}
     session: Annotated[str | None, Field(description="A session's id; all calls then run one after the other")] = None
     timeout: Annotated[float | None, Field(gt=0, description="Seconds for each call")] = None
-    confirm: Annotated[
-        Policy | None, Field(description="Which calls wait for a person; stricter than AIGBB_CONFIRM or without effect")
-    ] = None
-    approved: Annotated[
-        list[str], Field(description="Functions that were decided about, as NAME or NAME@VERSION: calls do not wait")
-    ] = []
+    confirm: Confirm = None
+    approved: Approved = []
 
     def calls(self) -> list[ToolCall]:
         """The same as values of ours, each with an id of its own."""

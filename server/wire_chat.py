@@ -11,11 +11,10 @@ from server.archive import Stored, Summary
 from server.calls import ToolResult
 from server.completions import CallDelta, TextDelta, Usage
 from server.conversations import modern
-from server.deciding import Policy
 from server.models import Mode
 from server.turns import Event, Limits, Ready, Round, Status, Turn, Waiting, Wish
 from server.wire import Answer, Body
-from server.wire_approvals import ApprovalAnswer, PlaceBody, as_time
+from server.wire_approvals import ApprovalAnswer, Approved, Confirm, PlaceBody, as_time
 from server.wire_calls import ToolRun
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
@@ -79,12 +78,8 @@ class ChatBody(Body):
     final: Annotated[bool, Field(description="false: the functions' results are the answer, nothing is summed up")] = (
         True
     )
-    confirm: Annotated[
-        Policy | None, Field(description="Which calls wait for a person; stricter than AIGBB_CONFIRM or without effect")
-    ] = None
-    approved: Annotated[
-        list[str], Field(description="Functions that were decided about, as NAME or NAME@VERSION: calls do not wait")
-    ] = []
+    confirm: Confirm = None
+    approved: Approved = []
     max_rounds: Annotated[int | None, Field(ge=1, description="At most AIGBB_MAX_ROUNDS, which is the default")] = None
     max_tool_calls: Annotated[int | None, Field(ge=1, description="At most AIGBB_MAX_CALLS")] = None
     max_total_tokens: Annotated[int | None, Field(ge=1, description="Of all rounds; at most AIGBB_MAX_TOKENS")] = None

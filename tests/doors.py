@@ -15,6 +15,10 @@ from server.client import parse_events
 from tests.conftest import Server, running_server
 from tests.index import Index
 
+# What the fixtures of chat are: a turn with these answers of the model, and what the model's service was asked.
+Ask = Callable[..., dict[str, Any]]
+Requests = Callable[[], list[dict[str, Any]]]
+
 PROBLEM = "application/problem+json"
 EVENTS = {"Accept": "text/event-stream"}
 # Snapshots and generations before these may be cleared away at any time, behind a change that went well.
@@ -43,6 +47,11 @@ def call(client: httpx2.Client, name: str, arguments: dict[str, Any] | None = No
     assert answer.status_code == 200, answer.text
     body: dict[str, Any] = answer.json()
     return body
+
+
+def told(answer: dict[str, Any]) -> list[str]:
+    """What a model read of its calls, in a conversation that was answered."""
+    return [message["content"] for message in answer["messages"] if message["role"] == "tool"]
 
 
 def problem(answer: httpx2.Response, status: int, code: str) -> dict[str, Any]:

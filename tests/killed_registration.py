@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 
 from kernels.progress import Step
+from server.callers import Caller
 from server.functions import Draft
-from server.registrar import Caller, Wanted
+from server.registrar import Wanted
 from server.service import Service
 from server.settings import Settings
 

@@ -17,7 +17,7 @@ import httpx2
 import pytest
 
 from tests.conftest import Server, running_server
-from tests.doors import problem, stream
+from tests.doors import problem, stream, told
 from tests.node import Programs
 
 SOURCES = [
@@ -192,11 +192,6 @@ def fail(request: pytest.FixtureRequest, client: httpx2.Client) -> Ask:
         return found
 
     return asked
-
-
-def told(answer: dict[str, Any]) -> list[str]:
-    """What the model read of its calls."""
-    return [message["content"] for message in answer["messages"] if message["role"] == "tool"]
 
 
 # -- turns

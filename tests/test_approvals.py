@@ -13,8 +13,10 @@ import httpx2
 import pytest
 
 from tests.conftest import Server, running_server
-from tests.doors import call, problem, register, stream
-from tests.provider import Answer, Provider, asks, asks_in_words, asks_legacy, says
+from tests.doors import Ask, call, problem, register, stream, told
+from tests.provider import Provider, asks, asks_in_words, asks_legacy, says
+
+pytest_plugins = ["tests.chat_fixtures"]
 
 SEND = """
 from pathlib import Path
@@ -64,22 +66,6 @@ def sent(tmp_path: Path) -> Callable[[], list[str]]:
 
 
 Sent = Callable[[], list[str]]
-Ask = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture
-def ask(request: pytest.FixtureRequest, client: httpx2.Client, provider: Provider) -> Ask:
-    """Have a model answer in these ways; the answer of /chat."""
-
-    def turn(*answers: Answer, **more: Any) -> dict[str, Any]:
-        provider.write_down(request.node.name, *answers)
-        body = {"messages": [{"role": "user", "content": request.node.name}], **more}
-        answer = client.post("/chat", json=body)
-        assert answer.status_code == 200, answer.text
-        found: dict[str, Any] = answer.json()
-        return found
-
-    return turn
 
 
 def decide(client: httpx2.Client, waiting: dict[str, Any], decision: str, **more: Any) -> httpx2.Response:
@@ -87,11 +73,6 @@ def decide(client: httpx2.Client, waiting: dict[str, Any], decision: str, **more
     approval = waiting["approval"]
     decisions = [{"call_id": one["call_id"], "decision": decision, **more} for one in approval["calls"]]
     return client.post(f"/approvals/{approval['id']}", json={"decisions": decisions})
-
-
-def told(answer: dict[str, Any]) -> list[str]:
-    """What the model reads of its calls."""
-    return [m["content"] for m in answer["messages"] if m["role"] == "tool"]
 
 
 def send_(folder: Path, text: str = "hello", name: str = "send") -> tuple[str, dict[str, str]]:

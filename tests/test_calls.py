@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from server.callers import Caller
 from server.calls import ToolResult
 from server.completions import ToolCall
 from server.registry import Version
@@ -120,7 +121,7 @@ class Log:
 async def run(service: Service, *calls: ToolCall, log: Log | None = None, session: str | None = None) -> list[str]:
     """The contents."""
     log = log or Log()
-    results = await service.calls.run_tools(calls, {}, session=session, began=log.began, ended=log.ended)
+    results = await service.calls.run_tools(calls, {}, Caller(), session=session, began=log.began, ended=log.ended)
     assert [result.call for result in results] == list(calls)
     return [result.content for result in results]
 
@@ -182,7 +183,7 @@ async def test_no_calls_have_no_results(service: Service) -> None:
 
 async def test_a_result_says_which_version_was_called(service: Service, tmp_path: Path) -> None:
     calls = [call("lists", folder=tmp_path), call("lists", folder=1, x=2), ToolCall("x", "lists", "["), call("lits")]
-    results = await service.calls.run_tools(calls, {})
+    results = await service.calls.run_tools(calls, {}, Caller())
     assert [result.status for result in results] == ["ok", "invalid_arguments", "invalid_arguments", "unknown_function"]
     assert [result.version for result in results] == [1, 1, 1, None]
 
@@ -214,7 +215,7 @@ async def test_who_gives_up_frees_the_kernels(service: Service, tmp_path: Path) 
         begun.set()
 
     waits = call("meets", folder=tmp_path, mine="b", other="nobody")
-    work = service.calls.run_tools([waits, call("lits"), waits], {}, began=log.began, ended=ended)
+    work = service.calls.run_tools([waits, call("lits"), waits], {}, Caller(), began=log.began, ended=ended)
     task = asyncio.create_task(work)
     await begun.wait()
     task.cancel()
@@ -227,17 +228,17 @@ async def test_who_gives_up_frees_the_kernels(service: Service, tmp_path: Path) 
 
 
 async def test_variables_of_the_service_are_masked_in_errors(service: Service) -> None:
-    [result] = await service.calls.run_tools([call("fails", n=1)], {})
+    [result] = await service.calls.run_tools([call("fails", n=1)], {}, Caller())
     assert json.loads(result.content)["detail"] == "ValueError: the key is ***"
     assert result.status == "error"
     assert "the key is ***" in result.traceback and 'os.environ["PASSED_KEY"]' in result.traceback
     assert "hunter2" not in f"{result}"
-    called = await service.calls.call("fails", {"n": 1})
+    called = await service.calls.call("fails", {"n": 1}, Caller())
     assert called.execution.error is not None
     assert called.execution.error.evalue == "the key is hunter2-hunter2"
 
 
 async def test_variables_are_masked_in_what_validators_say(service: Service) -> None:
-    [result] = await service.calls.run_tools([call("picky", value="x")], {})
+    [result] = await service.calls.run_tools([call("picky", value="x")], {}, Caller())
     assert (result.status, result.traceback) == ("invalid_arguments", "")
     assert "only ***" in result.content and "hunter2" not in result.content

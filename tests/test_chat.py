@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from tests.conftest import Server, running_server
-from tests.doors import execute, problem, stream
+from tests.doors import Requests, execute, problem, stream, told
 from tests.provider import (
     Answer,
     Broken,
@@ -24,6 +24,8 @@ from tests.provider import (
     chunk,
     says,
 )
+
+pytest_plugins = ["tests.chat_fixtures"]
 
 KEY = "sk-of-the-test"
 SOURCES = {
@@ -97,20 +99,6 @@ def say(request: pytest.FixtureRequest, client: httpx2.Client, provider: Provide
         return done
 
     return turn
-
-
-@pytest.fixture
-def requests(request: pytest.FixtureRequest, provider: Provider) -> Callable[[], list[dict[str, Any]]]:
-    """What the model's service was asked in this test."""
-    return lambda: provider.asked[request.node.name]
-
-
-Requests = Callable[[], list[dict[str, Any]]]
-
-
-def told(answer: dict[str, Any]) -> list[str]:
-    """What the model read of its calls."""
-    return [m["content"] for m in answer["messages"] if m["role"] == "tool"]
 
 
 # -- the sequence

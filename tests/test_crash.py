@@ -17,8 +17,9 @@ import pytest
 from filelock import FileLock
 
 from kernels.outputs import Output, fold
+from server.callers import Caller
 from server.functions import Draft
-from server.registrar import Caller, Wanted
+from server.registrar import Wanted
 from server.service import Service
 from server.settings import Settings
 
@@ -59,7 +60,7 @@ async def execute(service: Service, code: str) -> str | None:
     """The text of the last expression."""
 
     async def items() -> AsyncIterator[Output]:
-        async for _, item in service.execute(code):
+        async for _, item in service.execute(code, Caller()):
             yield item
 
     execution = await fold(items())

@@ -8,9 +8,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -28,6 +29,7 @@ from kernels.provisioner import Line
 from kernels.tasks import Task
 from server.functions import Function
 from server.snapshots import write_snapshot
+from tests import waiting
 from tests.conftest import launching, running_server
 
 pytestmark = [
@@ -83,11 +85,8 @@ async def forking(place: Place, spares: int = 0) -> AsyncIterator[Pool]:
         yield pool
 
 
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for something that comes by itself."""
-    with anyio.fail_after(60):
-        while not condition():
-            await asyncio.sleep(0.01)
+# Imports of a parent take their time.
+until = partial(waiting.until, seconds=60)
 
 
 async def up_to_date(place: Place, pool: Pool) -> Mapping[str, str]:

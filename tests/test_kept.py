@@ -13,8 +13,9 @@ import anyio
 import httpx2
 import pytest
 
+from tests import waiting
 from tests.conftest import Server, running_server
-from tests.doors import EVENTS, problem, register, stream
+from tests.doors import EVENTS, problem, register, stream, told
 from tests.provider import Provider, Refusal, Silence, asks, says
 
 # Leaves a mark when it begins, and another when it ends; until then it waits to be told to.
@@ -69,18 +70,7 @@ def chat(client: httpx2.Client, conversation: str, *said: str) -> dict[str, Any]
 
 def until(condition: Callable[[], object]) -> None:
     """Wait for something that another process does."""
-
-    async def wait() -> None:
-        with anyio.fail_after(30):
-            while not condition():
-                await anyio.sleep(0.01)
-
-    anyio.run(wait)
-
-
-def told(answer: dict[str, Any]) -> list[str]:
-    """What the model reads of its calls."""
-    return [m["content"] for m in answer["messages"] if m["role"] == "tool"]
+    anyio.run(waiting.until, condition)
 
 
 def test_only_what_is_new_is_sent(client: httpx2.Client, provider: Provider) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ import httpx2
 import pytest
 
 from tests.conftest import Server, running_server
-from tests.doors import problem, stream
-from tests.provider import Answer, Provider, Refusal, asks, asks_in_words, asks_legacy, says, serving
+from tests.doors import Ask, Requests, problem, stream, told
+from tests.provider import Provider, Refusal, asks, asks_in_words, asks_legacy, says, serving
+
+pytest_plugins = ["tests.chat_fixtures"]
 
 SECRET = "hunter2-hunter2"
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -72,37 +74,6 @@ def client(service: Server) -> Iterator[httpx2.Client]:
     """A client of it."""
     with service.client() as opened:
         yield opened
-
-
-Ask = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture
-def ask(request: pytest.FixtureRequest, client: httpx2.Client, provider: Provider) -> Ask:
-    """Have a model answer in these ways; the answer of /chat."""
-
-    def turn(*answers: Answer, **more: Any) -> dict[str, Any]:
-        provider.write_down(request.node.name, *answers)
-        answer = client.post("/chat", json={"messages": [{"role": "user", "content": request.node.name}], **more})
-        assert answer.status_code == 200, answer.text
-        found: dict[str, Any] = answer.json()
-        return found
-
-    return turn
-
-
-@pytest.fixture
-def requests(request: pytest.FixtureRequest, provider: Provider) -> Callable[[], list[dict[str, Any]]]:
-    """What the model's service was asked in this test."""
-    return lambda: provider.asked[request.node.name]
-
-
-Requests = Callable[[], list[dict[str, Any]]]
-
-
-def told(answer: dict[str, Any]) -> list[str]:
-    """What the model reads of its calls."""
-    return [m["content"] for m in answer["messages"] if m["role"] == "tool"]
 
 
 # -- limits

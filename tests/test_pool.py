@@ -17,6 +17,7 @@ from kernels.kernel import Kernel, Launch
 from kernels.outputs import Execution, Result, Stream, fold
 from kernels.pool import Limits, Pool
 from kernels.tasks import Task
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -39,13 +40,6 @@ async def run(pool: Pool, code: str, session: str | None = None, *, timeout: flo
 async def run_on(kernel: Kernel, code: str) -> Execution:
     """The same on one kernel."""
     return await fold(kernel.execute(Task.code(code), timeout=60, max_output=10_000))
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for something that comes by itself."""
-    with anyio.fail_after(30):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def alive(pid: object) -> bool:

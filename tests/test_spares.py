@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import anyio
 import pytest
 import zmq.asyncio
 
 from kernels.errors import KernelStartFailed
 from kernels.kernel import Kernel, Launch
 from kernels.spares import AT_ONCE, Spares, Stock
+from tests.waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("launch", ["forked"], indirect=True)]
 
@@ -84,13 +84,6 @@ async def kept(
             await asyncio.wait(owner.tasks)
         await asyncio.gather(*(kernel.stop() for kernel in owner.made))
         owner.context.term()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for something that comes by itself."""
-    with anyio.fail_after(30):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def take(spares: Spares) -> Kernel | None:
