@@ -11,7 +11,7 @@ import shutil
 import signal
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -42,8 +42,12 @@ INTERRUPT_DELAY = 0.1
 LAST_WORDS = 0.05
 # How long its sockets are kept then.
 KEPT_OPEN = 1.0
+# How long a spare may take to load what calls need.
+PREPARE_SECONDS = 30.0
 
 State = Literal["idle", "busy", "dead"]
+# How a kernel came to its end before anybody was done with it: it left, a signal ended it, or we had to.
+Death = Literal["exit", "signal", "killed", "timeout", "abandoned", "poisoned"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,9 @@ class Launch:
 class Kernel:
     """A kernel process and our connection to it. Made by `Kernel.start`, ended by `stop`."""
 
-    def __init__(self, launch: Launch, context: zmq.asyncio.Context) -> None:
+    def __init__(
+        self, launch: Launch, context: zmq.asyncio.Context, lost: Callable[[Death], None] | None = None
+    ) -> None:
         self.id = uuid4().hex[:12]
         self.launch = launch
         self.workdir = launch.workdir / self.id
@@ -86,14 +92,18 @@ class Kernel:
         self._run: Run | None = None
         self._asked = count(1)
         self._stopped = False
+        self._lost = lost
+        self._killed_for: Death | None = None
 
     @classmethod
-    async def start(cls, launch: Launch, context: zmq.asyncio.Context) -> Kernel:
-        """Start a kernel and wait until it answers and its output is heard.
+    async def start(
+        cls, launch: Launch, context: zmq.asyncio.Context, lost: Callable[[Death], None] | None = None
+    ) -> Kernel:
+        """Start a kernel and wait until it answers and its output is heard. lost: told if it ends before `stop`.
 
         Raises KernelStartFailed, with the process's last words; nothing is left behind then.
         """
-        kernel = cls(launch, context)
+        kernel = cls(launch, context, lost)
         try:
             await kernel._launch()
         except BaseException:
@@ -142,6 +152,12 @@ class Kernel:
             task = Task.prepare(pinned=pinned)
             self._ask(f"{task.kind}_request", self._new_id(), task.content)
 
+    async def prepared(self) -> None:
+        """Wait until an idle kernel has loaded what calls need."""
+        async with aclosing(self.execute(Task.prepare(), timeout=PREPARE_SECONDS, max_output=1024)) as items:
+            async for _ in items:
+                pass
+
     async def interrupt(self) -> bool:
         """Interrupt the running code, which then ends as `cancelled`. False when nothing runs."""
         run = self._run
@@ -158,7 +174,7 @@ class Kernel:
             await self._interrupt(run)
             await self._first(run.over, timeout=INTERRUPT_GRACE)
             if not run.over.done():
-                await self._kill()
+                await self._kill("abandoned")
         if self._run is run:
             self._run = None
         return not self._ended.done()
@@ -306,7 +322,7 @@ class Kernel:
 
     async def _half_finished(self, run: Run) -> Done:
         """The kernel lost its wits: idle without a reply, or a reply whose output never ended."""
-        await self._kill()
+        await self._kill("poisoned")
         return self._done(run, "died", "The kernel stopped answering properly and was replaced.")
 
     async def _time_out(self, run: Run, timeout: float) -> Done:
@@ -314,7 +330,7 @@ class Kernel:
         await self._first(run.over, timeout=INTERRUPT_GRACE)
         if run.over.done():
             return self._done(run, "timeout", f"Timed out after {timeout:g} s; the code was interrupted.")
-        await self._kill()
+        await self._kill("timeout")
         return self._done(
             run, "timeout", f"Timed out after {timeout:g} s; the code did not stop and its kernel was killed."
         )
@@ -347,12 +363,12 @@ class Kernel:
         waited: list[asyncio.Future[Any]] = [future, self._ended]
         await asyncio.wait(waited, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
 
-    async def _kill(self) -> None:
+    async def _kill(self, because: Death | None = None) -> None:
         provisioner = self._manager.provisioner
         if provisioner is None or self._watching is None:
             return
         if not self._ended.done():
-            self._stopped = True
+            self._stopped, self._killed_for = True, because
             await provisioner.kill()
             await asyncio.wait([self._ended])
 
@@ -362,10 +378,20 @@ class Kernel:
         await process_end(provisioner.pid)
         kill_group(provisioner.pid)
         self._ended.set_result(await provisioner.wait())
+        if self._lost is not None and (death := self._death()):
+            self._lost(death)
         if self._run is not None:
             self._bring_about(self._run, partial(self._outlived, self._run))
         if self._channels is not None:  # which would try to reach the kernel again, for ever
             self._loop.call_later(KEPT_OPEN, self._channels.close)
+
+    def _death(self) -> Death | None:
+        if self._stopped:
+            return self._killed_for
+        code = self._ended.result()
+        if code is None or code >= 0:
+            return "exit"
+        return "killed" if code == -signal.SIGKILL else "signal"
 
     def _ending(self) -> str:
         if self._stopped:

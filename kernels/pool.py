@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any, Self
+from typing import Any, Literal, Self
 from uuid import uuid4
 from weakref import WeakSet
 
@@ -19,16 +20,19 @@ import zmq.asyncio
 from kernels.admission import Admission, seconds_for
 from kernels.errors import PoolExhausted, SessionBusy, SessionExists, SessionNotFound
 from kernels.forkserver import Forks
-from kernels.kernel import Kernel, Launch
+from kernels.kernel import Death, Kernel, Launch, State
 from kernels.outputs import Done, Output, Stream
 from kernels.spares import Spares, Stock
 from kernels.tasks import Task
 
 log = structlog.get_logger(__name__)
 
-PREPARE_SECONDS = 30.0
 # Seconds after new functions until what can wait: whoever registered one is likely to call it at once.
 LATER = 0.5
+
+# Told when an execution was let in, and when it has its kernel; how a kernel ended that somebody still needed.
+Reached = Callable[[Literal["admitted", "placed"]], None]
+Lost = Callable[[Death], None]
 
 _LOST = "The session's kernel has ended since the last execution, and its variables with it.\n"
 
@@ -97,8 +101,9 @@ class Pool:
     launch is asked anew for each kernel, so what it answers decides which generation serves.
     """
 
-    def __init__(self, launch: Callable[[], Launch], limits: Limits) -> None:
+    def __init__(self, launch: Callable[[], Launch], limits: Limits, lost: Lost | None = None) -> None:
         self._launch = launch
+        self._lost = lost
         self.limits = limits
         self.forks = Forks(launch, wanted=limits.fork)
         self.admission = Admission(limits.running, limits.waiting)
@@ -171,16 +176,17 @@ class Pool:
         max_output: int,
         launch: Launch | None = None,
         caller: str = "",
+        reached: Reached = lambda _: None,
     ) -> AsyncGenerator[tuple[Kernel, Output]]:
         """Do a task on a clean kernel, or in a session; yields each item with the kernel that it ran on.
 
         launch: a clean kernel of another generation than the one that serves. caller: who shares a line with
-        whom when it is full; a session has its own. Raises PoolExhausted, SessionNotFound, KernelStartFailed.
-        Closing the generator frees the kernel.
+        whom when it is full; a session has its own. reached is told how far it has come. Raises PoolExhausted,
+        SessionNotFound, KernelStartFailed. Closing the generator frees the kernel.
         """
         if session is not None:
-            return self._run_in(self._find(session), task, timeout, max_output)
-        return self._run_clean(launch, caller, task, timeout, max_output)
+            return self._run_in(self._find(session), task, timeout, max_output, reached)
+        return self._run_clean(launch, caller, task, timeout, max_output, reached)
 
     def roll_over(self) -> None:
         """Another generation serves: clean kernels of the old one go; what runs, and sessions, stay."""
@@ -190,6 +196,10 @@ class Pool:
     def generations(self) -> set[int]:
         """Those that a kernel of ours is of."""
         return {kernel.launch.generation for kernel in self._kernels if kernel.state != "dead"}
+
+    def states(self) -> Mapping[State, int]:
+        """How many kernels there are, by what they do."""
+        return Counter(kernel.state for kernel in self._kernels if kernel.state != "dead")
 
     @property
     def spares(self) -> int:
@@ -259,11 +269,13 @@ class Pool:
     # -- inside
 
     async def _run_clean(
-        self, launch: Launch | None, caller: str, task: Task, timeout: float, max_output: int
+        self, launch: Launch | None, caller: str, task: Task, timeout: float, max_output: int, reached: Reached
     ) -> AsyncGenerator[tuple[Kernel, Output]]:
         async with self.admission.admitted(f"caller {caller}"):
+            reached("admitted")
             kernel = await (self._take() if launch is None else self._start(launch))
             try:
+                reached("placed")
                 async with aclosing(kernel.execute(task, timeout=timeout, max_output=max_output)) as items:
                     async for item in items:
                         yield kernel, item
@@ -271,11 +283,13 @@ class Pool:
                 self._spawn(kernel.stop())
 
     async def _run_in(
-        self, session: _Session, task: Task, timeout: float, max_output: int
+        self, session: _Session, task: Task, timeout: float, max_output: int, reached: Reached
     ) -> AsyncGenerator[tuple[Kernel, Output]]:
         # In this order: who waits for a session's turn takes nobody else's place.
         async with self._turn(session), self.admission.admitted(f"session {session.id}"):
+            reached("admitted")
             lost = await self._revive(session)
+            reached("placed")
             session.executions += 1
             kernel = session.kernel
             if lost:
@@ -343,7 +357,7 @@ class Pool:
 
     async def _make_spare(self) -> Kernel:
         kernel = await self._start(self._launch())
-        await _prepared(kernel)
+        await kernel.prepared()
         return kernel
 
     async def _start(self, launch: Launch) -> Kernel:
@@ -367,7 +381,7 @@ class Pool:
             raise PoolExhausted("The service is shutting down.", retry_after=5)
 
     async def _begin(self, launch: Launch) -> Kernel:
-        kernel = await Kernel.start(self.forks.through(launch), self._context)
+        kernel = await Kernel.start(self.forks.through(launch), self._context, self._lost)
         self._kernels.add(kernel)
         return kernel
 
@@ -421,13 +435,6 @@ class Pool:
     async def _end(self, kernel: Kernel) -> None:
         """Stop a kernel, to the end even when our caller is cancelled."""
         await asyncio.wait([self._spawn(kernel.stop())])
-
-
-async def _prepared(kernel: Kernel) -> None:
-    """Wait until a kernel has imported what calls need: nobody waits for it yet."""
-    async with aclosing(kernel.execute(Task.prepare(), timeout=PREPARE_SECONDS, max_output=1024)) as items:
-        async for _ in items:
-            pass
 
 
 def _is_cancelled() -> bool:

@@ -13,13 +13,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, RedirectResponse
+from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from server import api_chat, api_execute, api_functions, api_openai, errors, wire
+from server.access import Access
 from server.auth import HEALTH, Gate
 from server.errors import AigbbError
 from server.routing import PROBLEMS, Here
-from server.service import Service
+from server.service import VERSION, Service
 from server.settings import LOOPBACK, Settings
 from server.wire_calls import RunToolsBody
 from server.wire_functions import ActivateBody, BatchBody, RegisterBody
@@ -47,6 +48,16 @@ async def healthz(service: Here) -> wire.HealthAnswer:
     return wire.HealthAnswer.model_validate(service.health())
 
 
+@health.get(
+    "/metrics", tags=["health"], summary="The service in figures", response_class=Response,
+    responses={200: {"description": "Prometheus's text", "content": {"text/plain": {"schema": {"type": "string"}}}}},
+)  # fmt: skip
+async def metrics(service: Here, request: Request) -> Response:
+    """Get the service's figures, for Prometheus; docs/observability.md lists them."""
+    text, kind = await service.metrics(request.headers.get("accept", ""))
+    return Response(text, headers={"content-type": kind})
+
+
 # -- the application
 
 
@@ -54,7 +65,7 @@ def create_app(service: Service) -> FastAPI:
     """The application around a running service."""
     app = FastAPIOffline(
         title="aigbb-functions",
-        version="0.1.0",
+        version=VERSION,
         description=DESCRIPTION,
         docs_url="/docs",
         redoc_url=None,
@@ -84,6 +95,7 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(Exception, _on_bug)
     settings = service.settings
     app.add_middleware(Gate, token=service.token, hosts=_hosts(settings), max_body=settings.max_body)
+    app.add_middleware(Access, observer=service.observer)  # around the gate: refusals are told of too
     return app
 
 

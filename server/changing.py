@@ -28,6 +28,7 @@ from kernels.pool import LATER, Pool
 from kernels.progress import Report, Step
 from kernels.standby import Standby
 from server.functions import Parsed, Warn
+from server.observing import Stage
 from server.planning import Plan, Planner
 from server.publishing import Publisher
 from server.registry import Commit, Event, GenerationRow, Registry, State, Version, moment
@@ -80,16 +81,19 @@ class Clock:
     """Milliseconds by stage, and since the beginning."""
 
     timings: dict[str, float] = field(default_factory=dict)
+    stages: list[Stage] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time what is inside."""
-        start = time.perf_counter()
+        start, ok = time.perf_counter(), False
         try:
             yield
+            ok = True
         finally:
             self.timings[name] = _milliseconds(start)
+            self.stages.append(Stage(name, start, time.perf_counter(), ok))
 
     @property
     def total(self) -> float:

@@ -7,8 +7,9 @@ from collections.abc import AsyncGenerator, Sequence
 from kernels.kernel import Kernel, Launch
 from kernels.outputs import Output
 from kernels.pool import Pool
-from kernels.tasks import Task
+from kernels.tasks import CALL, Task
 from server.callers import Caller
+from server.observing import Observer, Timing
 from server.registry import Version
 from server.settings import Settings
 
@@ -16,9 +17,10 @@ from server.settings import Settings
 class Executions:
     """The one way to the pool."""
 
-    def __init__(self, settings: Settings, pool: Pool) -> None:
+    def __init__(self, settings: Settings, pool: Pool, observer: Observer) -> None:
         self._settings = settings
         self._pool = pool
+        self._observer = observer
 
     def run(
         self,
@@ -35,6 +37,14 @@ class Executions:
         timeout: seconds, by default and at most what the settings say. versions: what the task is known to call.
         """
         limit = min(timeout or self._settings.timeout, self._settings.max_timeout)
-        return self._pool.execute(
-            task, session=session, timeout=limit, max_output=self._settings.max_output, launch=launch
+        kind = "call" if task.kind == CALL else "execute"
+        timing = Timing(kind, tuple(str(version) for version in versions), session)
+        stream = self._pool.execute(
+            task,
+            session=session,
+            timeout=limit,
+            max_output=self._settings.max_output,
+            launch=launch,
+            reached=timing.reached,
         )
+        return timing.watch(stream, self._observer)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -17,6 +18,7 @@ from server.callers import Caller
 from server.changing import Applied, Change, Changer, Clock, Serving
 from server.errors import FunctionNotFound, MissingEnv, NameClash, StaleVersion, UnknownVersion
 from server.functions import Draft, Function, Parsed, Warn, parse_all, start_reader
+from server.observing import LEFT, Changed, Observer
 from server.registry import Event, Registry, State, Version
 
 
@@ -59,9 +61,10 @@ class Synced:
 class Registrar:
     """Changes what serves, one change at a time, and answers what there is. `async with` it."""
 
-    def __init__(self, changer: Changer, registry: Registry) -> None:
+    def __init__(self, changer: Changer, registry: Registry, observer: Observer) -> None:
         self._changer = changer
         self._registry = registry
+        self._observer = observer
         self._turn = asyncio.Lock()
         self._readers = Standby(start_reader)
 
@@ -192,7 +195,8 @@ class Registrar:
         clock = Clock()
         before = self._changer.serving if self._changer.serves else None
         change = Change("sync", parsed, events=self._events("sync", caller, clock))
-        applied = await self._changer.apply(change, report, clock)
+        with self._told("sync", [p.function.name for p in parsed], clock):
+            applied = await self._changer.apply(change, report, clock)
         return [self._registered(p, applied, before, clock, dry_run=False) for p in parsed]
 
     async def _parse_files(self, state: State, caller: Caller) -> tuple[list[Parsed], dict[str, AigbbError]]:
@@ -287,13 +291,29 @@ class Registrar:
     async def _audited(
         self, action: str, names: Sequence[str | None], caller: Caller, clock: Clock, *, kept: bool = True
     ) -> AsyncIterator[None]:
-        """Put a refusal into history; what went well is put there by its commit."""
+        """Put a refusal into history; what went well is put there by its commit. Tell of either."""
         try:
-            yield
+            with self._told(action if kept else "dry_run", names, clock):
+                yield
         except AigbbError as error:
             if kept:
                 await self._record_failure(action, names, caller, clock, error)
             raise
+
+    @contextmanager
+    def _told(self, action: str, names: Sequence[str | None], clock: Clock) -> Iterator[None]:
+        """Tell the observer what became of a change."""
+        outcome = LEFT
+        try:
+            yield
+            outcome = "ok" if any(stage.name == "resolve" for stage in clock.stages) else "unchanged"
+        except AigbbError as error:
+            outcome = error.code
+            raise
+        finally:
+            functions, now = tuple(name for name in names if name), time.perf_counter()
+            event = Changed(action, outcome, functions, clock.started, now, tuple(clock.stages))
+            self._observer.note(event)
 
     async def _record_failure(
         self, action: str, names: Sequence[str | None], caller: Caller, clock: Clock, error: AigbbError

@@ -143,6 +143,7 @@ class _Watch:
     async def _watch(self, task: asyncio.Task[Any]) -> None:
         await _disconnected(self._request)
         log.info("execute.client_left")
+        self._request.state.left = True
         task.cancel()
 
 

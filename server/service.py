@@ -14,7 +14,7 @@ from filelock import AsyncFileLock, Timeout
 from kernels import sandbox
 from kernels.environments import Generation
 from kernels.home import Home
-from kernels.kernel import Kernel, Launch
+from kernels.kernel import Death, Kernel, Launch
 from kernels.outputs import Output
 from kernels.pool import Pool
 from kernels.progress import Report, silent
@@ -30,7 +30,10 @@ from server.errors import HomeInUse
 from server.executions import Executions
 from server.idempotency import Replays
 from server.llm import Model
+from server.logs import Lines
 from server.loop import Means
+from server.metrics import Metrics
+from server.observing import Lost, Observer
 from server.registrar import Registered, Registrar, Synced, Wanted, find
 from server.registry import Event, GenerationRow, Registry, Version
 from server.results import Results
@@ -40,6 +43,7 @@ from server.turns import Limits
 
 T = TypeVar("T")
 
+VERSION = "0.1.0"
 DAY = 86400.0  # seconds
 
 
@@ -86,12 +90,14 @@ class Service:
         self.notes: list[str] = []
         self._registry = registry
         self._runtime = runtime
-        self.pool = Pool(lambda: self._launch(self.serving.generation), settings.limits())
+        self._metrics = Metrics(VERSION)
+        self.observer = Observer(self._metrics.note, Lines(requests=settings.access_log).note)
+        self.pool = Pool(lambda: self._launch(self.serving.generation), settings.limits(), self._lost)
         self._changer = Changer(settings, home, registry, self.pool, self._launch)
-        self._registrar = Registrar(self._changer, registry)
+        self._registrar = Registrar(self._changer, registry, self.observer)
         self.replays = Replays(registry)
         self.results = Results(home.results)
-        self.executions = Executions(settings, self.pool)
+        self.executions = Executions(settings, self.pool, self.observer)
         teller = Teller(self.results, settings.max_content)
         self.calls = Calls(
             settings,
@@ -229,7 +235,32 @@ class Service:
             sessions=len(self.pool.sessions()),
         )
 
+    async def metrics(self, accept: str = "") -> tuple[bytes, str]:
+        """The service in figures, as Prometheus reads them, and their media type."""
+        self._metrics.set(self._gauges())
+        return await asyncio.to_thread(self._metrics.text, accept)
+
     # -- inside
+
+    def _gauges(self) -> dict[str, float]:
+        health, states = self.health(), self.pool.states()
+        return {
+            "spares": health.spares,
+            "spares_wanted": self.pool.wanted_spares,
+            "executions_running": health.running,
+            "executions_waiting": health.waiting,
+            "sessions": health.sessions,
+            "kernels_idle": states.get("idle", 0),
+            "kernels_busy": states.get("busy", 0),
+            "functions": health.functions,
+            "generation": health.generation,
+            "snapshot": health.snapshot,
+            "fork_ready": self.pool.forks.ready,
+            "full": self.pool.admission.full,
+        }
+
+    def _lost(self, cause: Death) -> None:
+        self.observer.note(Lost(cause))
 
     def _means(self) -> Means:
         """What a turn of chat works with, as it is now."""

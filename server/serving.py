@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import structlog
 import uvicorn
 import uvloop
 from rich.console import Console
@@ -22,6 +21,7 @@ from kernels.kernelspecs import ALIAS
 from kernels.progress import Report, Step
 from server.api import create_app
 from server.errors import PortInUse
+from server.logs import configure_logs
 from server.service import Service
 from server.settings import Settings, unknown
 
@@ -31,22 +31,6 @@ def serve(settings: Settings, console: Console) -> None:
     settings.check_bind()
     configure_logs(settings.log_level)
     uvloop.run(_serve(settings, console))
-
-
-def configure_logs(level: str) -> None:
-    """To stderr: for people on a terminal, one JSON object a line elsewhere."""
-    render = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            render,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
 
 
 async def _serve(settings: Settings, console: Console) -> None:

@@ -135,6 +135,7 @@ class Settings(BaseSettings):
     conversation_days: Annotated[
         float, Field(gt=0, description="Days without a turn after which a conversation is forgotten")
     ] = 30.0
+    access_log: Annotated[bool, Field(description="A line in the log for each request and execution")] = True
     log_level: Annotated[str, Field(description="debug, info, warning or error")] = "info"
 
     @field_validator("allowed_hosts", "pass_env", mode="before")

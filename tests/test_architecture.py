@@ -23,6 +23,8 @@ ORDER = [
     ["kernels.forkserver", "kernels.spares"],
     ["kernels.pool"],
     ["server.callers", "server.errors", "server.models", "server.reading", "server.hints", "server.database"],
+    ["server.observing"],
+    ["server.logs", "server.metrics"],
     ["server.asking", "server.settings", "server.schemas"],
     ["server.functions", "server.strict"],
     ["server.registry", "server.snapshots", "server.diffing", "server.samples"],
@@ -38,7 +40,7 @@ ORDER = [
     ["server.loop"],
     ["server.chat"],
     ["server.service", "server.client"],
-    ["server.wire", "server.doctor"],
+    ["server.wire", "server.doctor", "server.access"],
     ["server.wire_approvals"],
     ["server.wire_calls", "server.wire_functions", "server.auth"],
     ["server.wire_chat"],
@@ -107,10 +109,16 @@ def test_only_those_who_keep_something_know_the_database() -> None:
     assert users == {"archive", "database", "registry"}
 
 
+def test_figures_have_one_home() -> None:
+    roots = {path.stem: {name.split(".")[0] for name in imports(path)} for path in MODULES}
+    assert {stem for stem, found in roots.items() if "prometheus_client" in found} == {"metrics"}
+
+
 def test_the_rest_door_is_the_only_one_that_knows_http() -> None:
     roots = {path.stem: {name.split(".")[0] for name in imports(path)} for path in MODULES}
     users = {stem for stem, found in roots.items() if not found.isdisjoint({"fastapi", "starlette"})}
     assert users == {
+        "access",
         "api",
         "api_chat",
         "api_execute",

@@ -164,6 +164,8 @@ def members(body: str) -> object:
         return set(re.findall(r"^event: (\w+)$", body, re.MULTILINE))
     if body.startswith("\ufffdPNG"):
         return "PNG"
+    if body.startswith("# HELP"):
+        return set(re.findall(r"^# HELP (aigbb_\w+)", body, re.MULTILINE))
     if body.startswith("## "):
         return re.sub(r"(?m)^## (\w+)_\w+$", r"## \1", body)
     found = json.loads(body or "null")
