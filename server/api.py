@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -19,15 +20,16 @@ from server import api_chat, api_execute, api_functions, api_openai, errors, wir
 from server.access import Access
 from server.auth import HEALTH, Gate
 from server.errors import AigbbError
-from server.routing import PROBLEMS, Here
+from server.routing import PROBLEMS, Here, methods_at
 from server.service import VERSION, Service
 from server.settings import LOOPBACK, Settings
 from server.wire_calls import RunToolsBody
 from server.wire_functions import ActivateBody, BatchBody, RegisterBody
-from server.wire_openai import error_body
+from server.wire_openai import ERROR_SCHEMA, error_body
 
 log = structlog.get_logger(__name__)
 
+_JSON = re.compile(r"application/([\w.+-]+\+)?json\s*(;|$)", re.IGNORECASE)
 _FIELDS = wire.fields_of(RegisterBody, BatchBody, ActivateBody, RunToolsBody, wire.ExecuteBody, wire.SessionBody)
 
 DESCRIPTION = """
@@ -122,12 +124,18 @@ def _openapi(app: FastAPI, service: Service) -> dict[str, Any]:
             operation["security"] = [{"HTTPBearer": []}]  # the gate asks for it, before any route
         for status, answer in operation["responses"].items():
             if status in PROBLEMS and "application/json" in answer["content"]:
-                answer["content"] = {wire.PROBLEM_TYPE: answer["content"]["application/json"]}
+                answer["content"] = _refusals(path, answer["content"]["application/json"])
         # Refused bodies are problems too, not what FastAPI would answer by itself.
         operation["responses"].pop("422", None)
     schema["paths"] |= service.catalog.paths
     schema["components"]["schemas"] |= service.catalog.components
     return schema
+
+
+def _refusals(path: str, problem: dict[str, Any]) -> dict[str, Any]:
+    """What refusals look like: to OpenAI's clients in their form too."""
+    content = {wire.PROBLEM_TYPE: problem}
+    return content | {"application/json": {"schema": ERROR_SCHEMA}} if path.startswith("/v1/") else content
 
 
 def _hosts(settings: Settings) -> set[str]:
@@ -151,7 +159,7 @@ async def _on_problem(request: Request, error: Exception) -> JSONResponse:
 async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     found = error.errors()
-    if found[0]["loc"][0] == "body" and "json" not in request.headers.get("content-type", ""):
+    if found[0]["loc"][0] == "body" and not _JSON.match(request.headers.get("content-type", "")):
         return _refused(errors.WrongContentType("The body is not declared as JSON."), request)
     if any(e["type"] == "json_invalid" for e in found):
         return _refused(errors.InvalidJson(f"The body is not JSON: {found[0]['ctx']['error']}."), request)
@@ -175,6 +183,8 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:
     make = _BY_STATUS.get(error.status_code, lambda: AigbbError(str(error.detail)))
     answer = _refused(make(), request)
     answer.headers.update(error.headers or {})
+    if error.status_code == 405:  # of one route only, where a path has several
+        answer.headers["Allow"] = ", ".join(sorted(methods_at(request.app, request.url.path)))
     return answer
 
 

@@ -85,7 +85,7 @@ def _run(service: Service, body: wire.ExecuteBody, caller: Caller) -> AsyncGener
 Arguments = Annotated[dict[str, Any], BeforeValidator(wire.checked), Body(description="The arguments, by name")]
 _ARGUMENTS: TypeAdapter[dict[str, Any]] = TypeAdapter(Arguments)
 Session = Annotated[str | None, Query(description="A session's id; without one, the call gets a clean kernel")]
-Timeout = Annotated[float | None, Query(gt=0, description="Seconds; default AIGBB_TIMEOUT")]
+Timeout = Annotated[float | None, Query(gt=0, allow_inf_nan=False, description="Seconds; default AIGBB_TIMEOUT")]
 
 
 class CallRoute(QuickRoute):

@@ -252,7 +252,7 @@ async def versions(name: str, service: Here) -> list[VersionAnswer]:
 
 
 @router.get("/functions/{name}/versions/{number}", tags=["versions"], summary="Show a version")
-async def version(name: str, number: int, service: Here) -> FunctionDetail:
+async def version(name: str, number: wire.Number, service: Here) -> FunctionDetail:
     """One version with its source."""
     found = await service.version(name, number)
     return FunctionDetail.of_version(found, active=service.serving.state.serves(found))
@@ -261,9 +261,9 @@ async def version(name: str, number: int, service: Here) -> FunctionDetail:
 @router.get("/functions/{name}/versions/{number}/diff", tags=["versions"], summary="Compare versions")
 async def diff(
     name: str,
-    number: int,
+    number: wire.Number,
     service: Here,
-    against: Annotated[int | None, Query(ge=1, description="Another version; by default the one before")] = None,
+    against: Annotated[wire.Number | None, Query(description="Another version; by default the one before")] = None,
 ) -> DiffAnswer:
     """What changed from one version to another, as a unified diff."""
     old, new, text = await service.diff(name, number, against)
@@ -286,7 +286,7 @@ async def history(
     service: Here,
     name: Annotated[str | None, Query(description="Only of this function")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    before: Annotated[int | None, Query(description="Only lines with a smaller id, for the next page")] = None,
+    before: Annotated[wire.Number | None, Query(description="Only lines with a smaller id, for the next page")] = None,
 ) -> list[HistoryAnswer]:
     """Every registration, activation and deletion with its outcome, newest first. Lines are never changed."""
     return [HistoryAnswer.of(event) for event in await service.history(name, limit, before)]
@@ -302,7 +302,10 @@ Format = Literal["openai", "openai-responses", "legacy-functions", "anthropic", 
     tags=["tools"],
     summary="The functions as models take them",
     response_model=list[dict[str, Any]],
-    responses={304: {"description": "Nothing changed since"}},
+    responses={
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+        304: {"description": "Nothing changed since"},
+    },
 )
 def tools(
     request: Request,

@@ -26,7 +26,12 @@ async def list_models(service: Here) -> dict[str, Any]:
     return models(_tags(service))
 
 
-@router.post("/v1/chat/completions", tags=["chat"], summary="Complete a chat")
+@router.post(
+    "/v1/chat/completions",
+    tags=["chat"],
+    summary="Complete a chat",
+    responses={200: {"content": {"text/event-stream": {}}}},
+)
 async def complete(body: CompletionBody, request: Request, service: Here) -> Response:
     """For any OpenAI client: the functions are run here, tools that the client sends come back to it.
 

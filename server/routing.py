@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Awaitable, Iterator
 from typing import Annotated, Any, TypeVar
 
 import structlog
-from fastapi import APIRouter, Depends, Request, Response
-from fastapi.routing import APIRoute
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.routing import APIRoute, iter_route_contexts
 from pydantic import BaseModel
 from pydantic_core import to_json
 from starlette.requests import ClientDisconnect
@@ -43,6 +43,12 @@ class EventRoute(APIRoute):
         """As ever, but never for those who did not ask for events."""
         accept = dict(scope.get("headers", [])).get(b"accept", b"")
         return super().matches(scope) if b"text/event-stream" in accept else (Match.NONE, {})
+
+
+def methods_at(app: FastAPI, path: str) -> set[str]:
+    """What can be done at a path, by whichever of its routes."""
+    found = (one for one in iter_route_contexts(app.routes) if one.methods and one.path_regex.match(path))
+    return {method for one in found for method in one.methods or ()}
 
 
 class QuickRoute(APIRoute):

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi.sse import ServerSentEvent
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints, model_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -55,6 +55,10 @@ def checked(value: Any, depth: int = MAX_DEPTH) -> Any:
     return value
 
 
+# A version's number, or a line's id: as large as JSON can say for certain.
+Number = Annotated[int, Field(ge=1, le=2**53 - 1)]
+
+
 class Answer(BaseModel):
     """What a caller gets."""
 
@@ -84,7 +88,7 @@ class SessionBody(Body):
         Field(description="A name of your own; left out, one is made"),
     ] = None
     pinned: Annotated[
-        bool, Field(description="Keep the functions that serve now, until it is restarted; else new ones come in")
+        StrictBool, Field(description="Keep the functions that serve now, until it is restarted; else new ones come in")
     ] = False
 
 

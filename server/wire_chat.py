@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi.sse import ServerSentEvent
-from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import AfterValidator, ConfigDict, Field, StrictBool, StringConstraints, field_validator
 
 from server.archive import Stored, Summary
 from server.calls import ToolResult
@@ -63,9 +63,10 @@ class ChatBody(Body):
         str | dict[str, Any],
         Field(description="auto, none, required, a function, or allowed_tools; what forces holds for the first round"),
     ] = "auto"
-    parallel_tool_calls: Annotated[bool | None, Field(description="false: one call at a time")] = None
+    parallel_tool_calls: Annotated[StrictBool | None, Field(description="false: one call at a time")] = None
     strict: Annotated[
-        bool | Literal["auto"], Field(description="Tools in strict form: auto, where they have one; true, or refused")
+        StrictBool | Literal["auto"],
+        Field(description="Tools in strict form: auto, where they have one; true, or refused"),
     ] = False
     mode: Annotated[
         Mode | None,
@@ -75,9 +76,9 @@ class ChatBody(Body):
         Literal["service", "model"],
         Field(description="Who looks for functions when there are more than 20; model: with a tool for that"),
     ] = "service"
-    final: Annotated[bool, Field(description="false: the functions' results are the answer, nothing is summed up")] = (
-        True
-    )
+    final: Annotated[
+        StrictBool, Field(description="false: the functions' results are the answer, nothing is summed up")
+    ] = True
     confirm: Confirm = None
     approved: Approved = []
     max_rounds: Annotated[int | None, Field(ge=1, description="At most AIGBB_MAX_ROUNDS, which is the default")] = None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, ConfigDict, Field
+from pydantic import AliasChoices, ConfigDict, Field, StrictBool
 
 from server.errors import AigbbError, InvalidName
 from server.functions import Confirm, Declared, Draft, Effects
 from server.registrar import Registered, Synced, Wanted
 from server.registry import Event, Version
 from server.tools import not_strict
-from server.wire import Answer, Body
+from server.wire import Answer, Body, Number
 
 # -- requests
 
@@ -110,20 +110,20 @@ class FunctionBody(Body):
 class RegisterBody(FunctionBody):
     """A function to register now, or to try out."""
 
-    dry_run: Annotated[bool, Field(description="Do everything but the commit; nothing stays")] = False
+    dry_run: Annotated[StrictBool, Field(description="Do everything but the commit; nothing stays")] = False
 
 
 class BatchBody(Body):
     """Functions to register together: all of them, or none."""
 
     functions: Annotated[list[FunctionBody], Field(min_length=1, max_length=100)]
-    dry_run: Annotated[bool, Field(description="Do everything but the commit; nothing stays")] = False
+    dry_run: Annotated[StrictBool, Field(description="Do everything but the commit; nothing stays")] = False
 
 
 class ActivateBody(Body):
     """A version that is to serve again."""
 
-    version: Annotated[int, Field(ge=1)]
+    version: Number
     env: Annotated[dict[str, str], Field(description="Values for variables of it that are not kept any more")] = {}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 from uuid import uuid4
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, StrictBool
 
 from server.calls import ToolResult
 from server.completions import TextDelta, ToolCall, as_tool_call
@@ -32,12 +32,12 @@ class CompletionBody(Body):
     messages: Messages
     tools: Annotated[list[dict[str, Any]] | None, Field(description="Your own: calls of these come back to you")] = None
     tool_choice: str | dict[str, Any] | None = None
-    parallel_tool_calls: bool | None = None
+    parallel_tool_calls: StrictBool | None = None
     functions: Annotated[
         list[dict[str, Any]] | None, Field(description="As before there were tools: one call comes back at a time")
     ] = None
     function_call: str | dict[str, Any] | None = None
-    stream: bool | None = None
+    stream: StrictBool | None = None
     stream_options: dict[str, Any] | None = None
     n: Annotated[int | None, Field(ge=1, le=1)] = None
 
@@ -160,6 +160,25 @@ def _ran(turn: Turn, total_ms: float) -> dict[str, Any]:
     answer = ChatAnswer.of(turn, total_ms).model_dump(mode="json")
     shown = ("status", "model", "conversation", "approval", "offered", "rounds", "warnings", "duration_ms")
     return {name: answer[name] for name in shown}
+
+
+# What `error_body` makes.
+ERROR_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "error": {
+            "type": "object",
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"enum": ["invalid_request_error", "server_error"]},
+                "param": {"type": "null"},
+                "code": {"type": "string"},
+            },
+            "required": ["message", "type", "param", "code"],
+        }
+    },
+    "required": ["error"],
+}
 
 
 def error_body(error: AigbbError) -> dict[str, Any]:

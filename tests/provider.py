@@ -124,9 +124,9 @@ class Provider:
 
 
 @contextmanager
-def serving() -> Iterator[Provider]:
+def serving(kind: type[Provider] = Provider) -> Iterator[Provider]:
     """A provider on a port of its own."""
-    provider = Provider()
+    provider = kind()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
