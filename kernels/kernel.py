@@ -36,6 +36,8 @@ START_TIMEOUT = 60.0
 HALF_DONE_GRACE = 3.0
 # How long code may take to begin, so that it can be interrupted, and then to stop before it is killed.
 INTERRUPT_GRACE = 1.0
+# The same for code that somebody cancelled, whose kernel may have variables that are still wanted.
+CANCEL_GRACE = 5.0
 # The first moments of an execution are IPython's own, and an interrupt then costs the kernel its reply.
 INTERRUPT_DELAY = 0.1
 # How long what a dead kernel has sent may still be on its way.
@@ -165,6 +167,18 @@ class Kernel:
             return False
         run.interrupted = True
         await self._interrupt(run)
+        return True
+
+    def cancel(self) -> bool:
+        """Bring the running code to its end as `cancelled`: interrupted, and its kernel killed if that stops nothing.
+
+        False when nothing runs, or its end is near anyway.
+        """
+        run = self._run
+        if run is None or run.settled or self._ended.done():
+            return False
+        run.interrupted = True
+        self._bring_about(run, partial(self._give_up, run))
         return True
 
     async def abandon(self) -> bool:
@@ -334,6 +348,16 @@ class Kernel:
         return self._done(
             run, "timeout", f"Timed out after {timeout:g} s; the code did not stop and its kernel was killed."
         )
+
+    async def _give_up(self, run: Run) -> Done:
+        await self._interrupt(run)
+        await self._first(run.over, timeout=CANCEL_GRACE)
+        if run.over.done():
+            return self._finished(run)
+        if self._ended.done():
+            return await self._outlived(run)
+        await self._kill()
+        return self._done(run, "cancelled", "The code did not stop when it was interrupted; its kernel was killed.")
 
     def _done(self, run: Run, status: Any, detail: str | None) -> Done:
         count = (run.reply or {}).get("execution_count")

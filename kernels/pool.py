@@ -10,7 +10,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any, Literal, Self
+from typing import Any, Self
 from uuid import uuid4
 from weakref import WeakSet
 
@@ -30,8 +30,8 @@ log = structlog.get_logger(__name__)
 # Seconds after new functions until what can wait: whoever registered one is likely to call it at once.
 LATER = 0.5
 
-# Told when an execution was let in, and when it has its kernel; how a kernel ended that somebody still needed.
-Reached = Callable[[Literal["admitted", "placed"]], None]
+# Told how far an execution has come: without a kernel when it was let in, and then with the one that it gets.
+Reached = Callable[[Kernel | None], None]
 Lost = Callable[[Death], None]
 
 _LOST = "The session's kernel has ended since the last execution, and its variables with it.\n"
@@ -132,7 +132,8 @@ class Pool:
             self._refreshing.cancel()
         self._sessions.clear()
         for start in self._starts:
-            start.cancel()
+            if not start.cancelling():  # once only: it has to clean up
+                start.cancel()
         await asyncio.gather(*self._starts, return_exceptions=True)
         await asyncio.gather(*(kernel.stop() for kernel in list(self._kernels)))
         await self.forks.close()
@@ -272,10 +273,10 @@ class Pool:
         self, launch: Launch | None, caller: str, task: Task, timeout: float, max_output: int, reached: Reached
     ) -> AsyncGenerator[tuple[Kernel, Output]]:
         async with self.admission.admitted(f"caller {caller}"):
-            reached("admitted")
+            reached(None)
             kernel = await (self._take() if launch is None else self._start(launch))
             try:
-                reached("placed")
+                reached(kernel)
                 async with aclosing(kernel.execute(task, timeout=timeout, max_output=max_output)) as items:
                     async for item in items:
                         yield kernel, item
@@ -287,11 +288,11 @@ class Pool:
     ) -> AsyncGenerator[tuple[Kernel, Output]]:
         # In this order: who waits for a session's turn takes nobody else's place.
         async with self._turn(session), self.admission.admitted(f"session {session.id}"):
-            reached("admitted")
+            reached(None)
             lost = await self._revive(session)
-            reached("placed")
             session.executions += 1
             kernel = session.kernel
+            reached(kernel)
             if lost:
                 yield kernel, Stream("stderr", _LOST)
             try:

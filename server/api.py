@@ -16,7 +16,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from server import api_chat, api_execute, api_functions, api_openai, errors, wire
+from server import api_chat, api_execute, api_executions, api_functions, api_openai, errors, wire
 from server.access import Access
 from server.auth import HEALTH, Gate
 from server.errors import AigbbError
@@ -80,6 +80,8 @@ def create_app(service: Service) -> FastAPI:
         health,
         api_execute.events,
         api_execute.router,
+        api_executions.events,
+        api_executions.router,
         api_chat.events,
         api_chat.router,
         api_openai.router,

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterable
-from contextlib import aclosing
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Body, Query, Request, Response
-from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BeforeValidator, TypeAdapter
 
-from kernels.kernel import Kernel
-from kernels.outputs import Execution, Output, fold_all
 from server import wire
-from server.callers import Caller
-from server.errors import AigbbError
+from server.replying import LATER, PREFER, reply, reply_with_events
 from server.results import BYTES, KINDS
-from server.routing import Here, QuickRoute, Who, as_json, event_routes, routes, since, unless_gone
+from server.routing import Here, QuickRoute, Who, event_routes, routes, since, unless_gone
+from server.running import Running
 from server.service import Service
 from server.wire_calls import CallAnswer, RunToolsAnswer, RunToolsBody
 
@@ -27,18 +23,10 @@ router, events = routes(), event_routes()
 # -- execute
 
 
-@events.post("/execute", response_class=EventSourceResponse)
-async def execute_events(
-    body: wire.ExecuteBody, request: Request, service: Here, caller: Who
-) -> AsyncIterable[ServerSentEvent]:
-    """Items as they happen; the last event is `done`, or `problem`."""
-    start = time.perf_counter()
-    try:
-        async with aclosing(_run(service, body, caller)) as items:
-            async for kernel, item in items:
-                yield wire.execution_event(item, kernel, body.session, since(start), service.signatures())
-    except AigbbError as error:
-        yield ServerSentEvent(event="problem", data=wire.problem_body(error, request))
+@events.post("/execute")
+async def execute_events(body: wire.ExecuteBody, request: Request, service: Here, caller: Who) -> Response:
+    """Items as they happen; the last event is `done`."""
+    return await reply_with_events(request, service, Running(caller, body.session), partial(_executed, service, body))
 
 
 class ExecuteRoute(QuickRoute):
@@ -52,32 +40,22 @@ class ExecuteRoute(QuickRoute):
 async def execute(body: wire.ExecuteBody, request: Request, service: Here, caller: Who) -> Response:
     """Run code on a clean kernel of the newest generation, or in a session that keeps variables.
 
-    Ask for `text/event-stream` to get the items as they happen.
+    Ask for `text/event-stream` to get the items as they happen; with `Prefer: respond-async`, it goes on by itself.
     """
-    return as_json(await unless_gone(request, _fold(service, body, caller)))
+    return await reply(request, service, Running(caller, body.session), partial(_executed, service, body))
 
 
 router.add_api_route(
     "/execute", execute, methods=["POST"], route_class_override=ExecuteRoute, tags=["execute"],
-    response_model=wire.ExecuteAnswer, summary="Run code",
+    response_model=wire.ExecuteAnswer, summary="Run code", responses=LATER, openapi_extra=PREFER,
 )  # fmt: skip
 
 
-async def _fold(service: Service, body: wire.ExecuteBody, caller: Caller) -> wire.ExecuteAnswer:
+async def _executed(service: Service, body: wire.ExecuteBody, running: Running) -> wire.ExecuteAnswer:
     start = time.perf_counter()
-    execution, kernel = await _folded(_run(service, body, caller))
+    execution = await service.execute(body.code, running, timeout=body.timeout)
     signatures = service.signatures() if execution.error else {}
-    return wire.execute_answer(execution, kernel, body.session, since(start), signatures)
-
-
-async def _folded(stream: AsyncGenerator[tuple[Kernel, Output]]) -> tuple[Execution, Kernel]:
-    async with aclosing(stream):
-        pairs = [pair async for pair in stream]
-    return fold_all(item for _, item in pairs), pairs[-1][0]
-
-
-def _run(service: Service, body: wire.ExecuteBody, caller: Caller) -> AsyncGenerator[tuple[Kernel, Output]]:
-    return service.execute(body.code, caller, session=body.session, timeout=body.timeout)
+    return wire.execute_answer(execution, running, since(start), signatures)
 
 
 # -- calls
@@ -112,13 +90,16 @@ async def call(
 
     Arguments are checked against the function's types first; wrong ones answer 422 and do not run it.
     """
-    work = service.calls.call(name, arguments, caller, session=session, timeout=timeout)
-    return as_json(CallAnswer.of(await unless_gone(request, work), session))
+
+    async def work(running: Running) -> CallAnswer:
+        return CallAnswer.of(await service.calls.call_in(running, name, arguments, timeout=timeout), session)
+
+    return await reply(request, service, Running(caller, session, name), work)
 
 
 router.add_api_route(
     "/functions/{name}/call", call, methods=["POST"], route_class_override=CallRoute, tags=["calls"],
-    response_model=CallAnswer, summary="Call a function",
+    response_model=CallAnswer, summary="Call a function", responses=LATER, openapi_extra=PREFER,
 )  # fmt: skip
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from kernels.environments import Generation
 from kernels.errors import AigbbError
-from kernels.kernel import Kernel, Launch
-from kernels.outputs import Execution, Output, Refused, Returned, fold_all
+from kernels.kernel import Launch
+from kernels.outputs import Execution, Refused, Returned
 from kernels.pool import Pool
 from kernels.tasks import Task
 from server.callers import Caller
@@ -24,6 +23,7 @@ from server.executions import Executions
 from server.hints import Hint, hint_for
 from server.registrar import Registrar, find
 from server.registry import GenerationRow, Registry, Version
+from server.running import Running
 from server.schemas import validate
 from server.settings import Settings
 from server.telling import Mask, Teller, Told
@@ -38,12 +38,16 @@ _MODEL_HINTS = {
 
 @dataclass(frozen=True)
 class Called:
-    """What a call came to. returned is None unless the function gave a result; total_ms includes the wait."""
+    """What a call came to. returned is None unless the function gave a result; total_ms includes the wait.
+
+    id: of the execution. kernel: None where it was cancelled before it had one.
+    """
 
     version: Version
     execution: Execution
     returned: Returned | None
-    kernel: str
+    id: str
+    kernel: str | None
     hint: Hint | None
     total_ms: float
     told: Told
@@ -134,26 +138,32 @@ class Calls:
         Raises FunctionNotFound, UnknownVersion, VersionUnavailable, InvalidArguments, and what the pool raises. An
         exception in the function, a timeout or a death is no error: the execution says so.
         """
+        with self._executions.recorded(Running(caller, session, name)) as running:
+            return await self.call_in(running, name, arguments, timeout=timeout)
+
+    async def call_in(
+        self, running: Running, name: str, arguments: Mapping[str, Any], *, timeout: float | None = None
+    ) -> Called:
+        """The same in an execution that there is already."""
         start = time.perf_counter()
         version, pinned = await self._find(name)
         if version.function.declared.parameters is not None:
             await asyncio.to_thread(_check_declared, version.function.declared.parameters, version, arguments)
-        launch = await self._launch_for(version, session) if pinned else None
+        launch = await self._launch_for(version, running.session) if pinned else None
         task = Task.call(
             version.function.name,
             arguments,
             budget=min(self._settings.max_content, self._settings.max_output),
             pinned=_as_pinned(version) if pinned else None,
         )
-        kernel, execution = await _run(
-            self._executions.run(task, caller, session=session, timeout=timeout, launch=launch, versions=[version])
-        )
+        execution = await self._executions.run(task, running, timeout=timeout, launch=launch, versions=[version])
         if isinstance(execution.answer, Refused):
             raise _refusal(version, execution.answer.errors)
         hint = hint_for(execution.error, {version.function.name: version.function.signature})
         told = await self._teller.tell(execution, self._masked)
         total = (time.perf_counter() - start) * 1000
-        return Called(version, execution, execution.answer, kernel.name, hint, total, told)
+        returned = execution.answer
+        return Called(version, execution, returned, running.id, running.kernel, hint, total, told)
 
     async def run_tools(
         self,
@@ -327,12 +337,6 @@ def _as_pinned(version: Version) -> dict[str, Any]:
     function = version.function
     declared = function.declared.parameters is not None
     return {"source": function.source, "written": list(function.written), "declared": declared}
-
-
-async def _run(stream: AsyncGenerator[tuple[Kernel, Output]]) -> tuple[Kernel, Execution]:
-    async with aclosing(stream):
-        pairs = [pair async for pair in stream]
-    return pairs[-1][0], fold_all(item for _, item in pairs)
 
 
 def _check_declared(declared: Mapping[str, Any], version: Version, arguments: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ AigbbError
 ├── ConversationBusy     409   ├── ApprovalSettled        409   ├── ApprovalVoid         409
 ├── ModelNotConfigured   503   ├── ModelFailed            502   ├── ModelTimedOut        504
 ├── UnknownModel         404       └── ToolsRefused       502
+├── ExecutionNotFound    404
 └── UnknownResult        404
 """
 
@@ -231,6 +232,16 @@ class UnknownResult(AigbbError):
 
     code, status = "unknown_result", 404
     hint = "They are kept for a while, the oldest go first: call the function again."
+
+
+class ExecutionNotFound(AigbbError):
+    """There is no such execution, or it is not kept any more."""
+
+    code, status = "execution_not_found", 404
+    hint = (
+        "GET /executions lists those that run, and those asked for with `Prefer: respond-async` that have ended; these "
+        "are kept for AIGBB_EXECUTION_SECONDS, and the oldest go first."
+    )
 
 
 class UnknownModel(AigbbError):

@@ -2,49 +2,130 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Self
+
+import structlog
 
 from kernels.kernel import Kernel, Launch
-from kernels.outputs import Output
+from kernels.outputs import Execution
 from kernels.pool import Pool
 from kernels.tasks import CALL, Task
 from server.callers import Caller
+from server.errors import AigbbError
 from server.observing import Observer, Timing
 from server.registry import Version
+from server.running import Keep, Records, Running
 from server.settings import Settings
+
+log = structlog.get_logger(__name__)
 
 
 class Executions:
-    """The one way to the pool."""
+    """The one way to the pool. `async with` it: what runs by itself ends with it."""
 
     def __init__(self, settings: Settings, pool: Pool, observer: Observer) -> None:
         self._settings = settings
         self._pool = pool
+        self._records = Records(Keep(settings.keep_executions, settings.execution_seconds))
+        self._tasks: dict[str, asyncio.Task[None]] = {}
         self._observer = observer
 
-    def run(
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        self._records.close()
+
+    # -- what there is
+
+    @property
+    def live(self) -> Sequence[Running]:
+        """Those that have not ended, oldest first. Each can be cancelled, and waited for with `over`."""
+        return self._records.live
+
+    def seen_by(self, caller: Caller) -> Sequence[Running]:
+        """Those that live or are kept, and are the caller's to see, newest first."""
+        return self._records.seen_by(caller)
+
+    def find(self, identity: str, caller: Caller) -> Running:
+        """One of them. Raises ExecutionNotFound."""
+        return self._records.find(identity, caller)
+
+    # -- to run
+
+    @contextmanager
+    def recorded(self, running: Running) -> Iterator[Running]:
+        """An execution that lasts as long as the block, in which it is to be run."""
+        with structlog.contextvars.bound_contextvars(execution_id=running.id):
+            try:
+                with self._records.living(running):
+                    yield running
+            finally:
+                log.debug("execution.ended", status=running.state, run_ms=running.run_ms, queue_ms=running.queue_ms)
+
+    async def begin(self, running: Running, work: Callable[[Running], Awaitable[Any]]) -> None:
+        """Have an execution run by itself; what `work` returns is its answer.
+
+        Raises what it failed with, where that was at once: it is not kept then.
+        """
+        task = self._tasks[running.id] = asyncio.create_task(self._alone(running, work))
+        task.add_done_callback(partial(self._reap, running.id))
+        await asyncio.sleep(0)
+        if running.problem is not None:
+            self._records.forget(running.id)
+            raise running.problem
+
+    def leave(self, running: Running) -> None:
+        """Nobody waits any more for one that runs by itself: its kernel is free for others."""
+        if (task := self._tasks.get(running.id)) is not None:
+            task.cancel()
+
+    async def run(
         self,
         task: Task,
-        caller: Caller,
+        running: Running,
         *,
-        session: str | None = None,
         timeout: float | None = None,
         launch: Launch | None = None,
         versions: Sequence[Version] = (),
-    ) -> AsyncGenerator[tuple[Kernel, Output]]:
-        """Do a task and yield each item with its kernel; see `Pool.execute`. Close it to free the kernel.
+    ) -> Execution:
+        """Do a task to its end, and note in the record what happens; see `Pool.execute` for what it raises.
 
         timeout: seconds, by default and at most what the settings say. versions: what the task is known to call.
         """
-        limit = min(timeout or self._settings.timeout, self._settings.max_timeout)
         kind = "call" if task.kind == CALL else "execute"
-        timing = Timing(kind, tuple(str(version) for version in versions), session)
+        timing = Timing(kind, tuple(str(version) for version in versions), running.session)
+
+        def reached(kernel: Kernel | None) -> None:
+            timing.reached(kernel)
+            running.reached(kernel)
+
         stream = self._pool.execute(
             task,
-            session=session,
-            timeout=limit,
+            session=running.session,
+            timeout=min(timeout or self._settings.timeout, self._settings.max_timeout),
             max_output=self._settings.max_output,
             launch=launch,
-            reached=timing.reached,
+            caller=running.caller.key,
+            reached=reached,
         )
-        return timing.watch(stream, self._observer)
+        return await running.drive(timing.watch(stream, self._observer))
+
+    # -- inside
+
+    async def _alone(self, running: Running, work: Callable[[Running], Awaitable[Any]]) -> None:
+        with self.recorded(running):
+            running.answer = await work(running)
+
+    def _reap(self, identity: str, task: asyncio.Task[None]) -> None:
+        del self._tasks[identity]
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, AigbbError):  # that is in the record
+            log.error("execution.bug", execution_id=identity, exc_info=error)

@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Literal
 
 from kernels.errors import AigbbError
 from kernels.kernel import Kernel
@@ -132,9 +131,9 @@ class Timing:
     kernel: str | None = None
     outcome: str = LEFT
 
-    def reached(self, moment: Literal["admitted", "placed"]) -> None:
+    def reached(self, kernel: Kernel | None) -> None:
         """As the pool tells it."""
-        if moment == "admitted":
+        if kernel is None:
             self.admitted = time.perf_counter()
         else:
             self.placed = time.perf_counter()

@@ -26,7 +26,15 @@ _PARAMETERS: tuple[Mapping[str, Any], ...] = (
         "description": "Seconds that the call may take",
         "schema": {"type": "number", "exclusiveMinimum": 0},
     },
+    {
+        "name": "Prefer",
+        "in": "header",
+        "description": "`respond-async`: answer at once, and let it go on by itself; `wait=N`: after N seconds",
+        "schema": {"type": "string"},
+        "example": "respond-async, wait=5",
+    },
 )
+_LATER = {"application/json": {"schema": {"$ref": f"{COMPONENTS}ExecutionAnswer"}}}
 _PROBLEM = {"application/problem+json": {"schema": {"$ref": f"{COMPONENTS}Problem"}}}
 
 
@@ -34,7 +42,7 @@ def operations(versions: Iterable[Version], answer_ref: str) -> dict[str, dict[s
     """Path items of OpenAPI 3.1, one a function: `POST /functions/NAME/call`, operationId NAME.
 
     answer_ref refers to the schema of any call's answer. The document needs what `components` gives as well, a
-    schema `Problem` and a security scheme `HTTPBearer`.
+    schema `Problem`, one `ExecutionAnswer` and a security scheme `HTTPBearer`.
     """
     return {
         f"/functions/{version.function.name}/call": {"post": _operation(version.function, answer_ref)}
@@ -69,6 +77,7 @@ def _operation(function: Function, answer_ref: str) -> dict[str, Any]:
         "requestBody": {"required": True, "content": {"application/json": body}},
         "responses": {
             "200": {"description": "What the call gave", "content": answer},
+            "202": {"description": "It goes on by itself; its address is in `Location`", "content": _LATER},
             "4XX": {"description": "Something in the request", "content": _PROBLEM},
             "5XX": {"description": "Full, or unable", "content": _PROBLEM},
         },

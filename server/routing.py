@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
 from typing import Annotated, Any, TypeVar
 
 import structlog
@@ -163,15 +163,15 @@ def since(start: float) -> float:
     return round((time.perf_counter() - start) * 1000, 1)
 
 
-def as_json(answer: BaseModel) -> Response:
+def as_json(answer: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """The answer as it is: it is of our own making, and need not be checked once more.
 
     A large one is written piece by piece, as the client takes it: its JSON is never in memory as a whole.
     """
     value = dict(answer)
     if _is_large(value):
-        return StreamingResponse(_written(value), media_type="application/json")
-    return Response(to_json(value), media_type="application/json")
+        return StreamingResponse(_written(value), status, headers, media_type="application/json")
+    return Response(to_json(value), status, headers, media_type="application/json")
 
 
 # Characters in a text, or items in a list, from which on an answer is written in pieces; bytes in a piece.
@@ -186,6 +186,8 @@ def _is_large(value: Any) -> bool:
             return any(map(_is_large, value.values()))
         case list():
             return any(map(_is_large, value))
+        case BaseModel():
+            return _is_large(dict(value))
     return False
 
 
@@ -219,5 +221,7 @@ def _json_parts(value: Any) -> Iterator[bytes]:
                 yield b"," * (number > 0)
                 yield from _json_parts(item)
             yield b"]"
+        case BaseModel():
+            yield from _json_parts(dict(value))
         case _:
             yield to_json(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,8 @@ from filelock import AsyncFileLock, Timeout
 from kernels import sandbox
 from kernels.environments import Generation
 from kernels.home import Home
-from kernels.kernel import Death, Kernel, Launch
-from kernels.outputs import Output
+from kernels.kernel import Death, Launch
+from kernels.outputs import Execution
 from kernels.pool import Pool
 from kernels.progress import Report, silent
 from kernels.tasks import Task
@@ -37,6 +37,7 @@ from server.observing import Lost, Observer
 from server.registrar import Registered, Registrar, Synced, Wanted, find
 from server.registry import Event, GenerationRow, Registry, Version
 from server.results import Results
+from server.running import Running
 from server.settings import Settings
 from server.telling import Teller
 from server.turns import Limits
@@ -126,7 +127,7 @@ class Service:
             database = home.database
             with home.runtime() as runtime, Registry.open(database) as registry, Archive.open(database) as archive:
                 service = cls(settings, home, registry, archive, runtime)
-                async with service.pool, service._changer, service._registrar, service._model:
+                async with service.pool, service.executions, service._changer, service._registrar, service._model:
                     synced = await service._registrar.start(report)
                     service.notes = [f"{file}: {error.detail}" for file, error in synced.failures.items()]
                     try:
@@ -202,11 +203,9 @@ class Service:
 
     # -- executions
 
-    def execute(
-        self, code: str, caller: Caller, *, session: str | None = None, timeout: float | None = None
-    ) -> AsyncGenerator[tuple[Kernel, Output]]:
-        """Run code and yield each item with its kernel; see `Executions.run`."""
-        return self.executions.run(Task.code(code), caller, session=session, timeout=timeout)
+    async def execute(self, code: str, running: Running, *, timeout: float | None = None) -> Execution:
+        """Run code to its end; see `Executions.run`."""
+        return await self.executions.run(Task.code(code), running, timeout=timeout)
 
     # -- what there is
 

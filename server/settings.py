@@ -102,6 +102,10 @@ class Settings(BaseSettings):
     max_content: Annotated[
         int, Field(ge=256, le=1024 * 1024, description="Characters of a call's result that a model is shown")
     ] = 20_000
+    keep_executions: Annotated[
+        int, Field(ge=1, description="Executions that have ended and are kept for who asked with `respond-async`")
+    ] = 200
+    execution_seconds: Annotated[float, Field(gt=0, description="Seconds that such an execution is kept")] = 3600.0
     max_body: Annotated[int, Field(ge=1024, description="Largest request body, in bytes")] = 1024 * 1024
     build_timeout: Annotated[float, Field(gt=0, description="Seconds for one step of the installer")] = 600.0
     import_timeout: Annotated[

@@ -13,13 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from kernels.kernel import Kernel
-from kernels.outputs import Clear, Display, Done, Error, Execution, Output, Refused, Result, Returned, Stream
+from kernels.outputs import Display, Done, Error, Execution, Result, Stream
 from kernels.progress import Step
 from server.errors import AigbbError
 from server.hints import hint_for
+from server.running import Running
 
 PROBLEM_TYPE = "application/problem+json"
+EXECUTION_ID = "X-Execution-Id"
 
 
 class Body(BaseModel):
@@ -104,12 +105,17 @@ class ErrorDetail(Answer):
     frames_hidden: int
 
 
+ExecutionId = Annotated[str, Field(description="Of the execution; also in the header X-Execution-Id and in the log")]
+KernelName = Annotated[str | None, Field(description="Its name in Jupyter; null where none was reached")]
+
+
 class ExecuteAnswer(Answer):
     """What an execution did. output, result and error come first, as in the original API."""
 
     output: Annotated[str, Field(description="What was written to stdout")]
     result: Annotated[str | None, Field(description="Text of the last expression")]
     error: Annotated[str | None, Field(description="One line: what went wrong")]
+    id: ExecutionId
     status: Literal["ok", "error", "timeout", "cancelled", "died"]
     outputs: Annotated[
         list[dict[str, Any]], Field(description="Everything shown, in order, in Jupyter's notebook format")
@@ -119,7 +125,7 @@ class ExecuteAnswer(Answer):
     hint: Annotated[str | None, Field(description="What to do about the error, where there is something to say")]
     fix: Annotated[dict[str, Any] | None, Field(description="The same for a program, where it can be applied by one")]
     session: str | None
-    kernel: str
+    kernel: KernelName
     snapshot: Annotated[int | None, Field(description="Which state of the functions it ran with")]
     execution_count: int | None
     duration_ms: Annotated[float, Field(description="How long the code ran")]
@@ -189,7 +195,9 @@ class Problem(BaseModel):
 
 def problem(error: AigbbError, request: Request) -> JSONResponse:
     """An error as problem+json."""
-    headers = {"Retry-After": str(error.extra["retry_after"])} if "retry_after" in error.extra else None
+    headers = {"Retry-After": str(error.extra["retry_after"])} if "retry_after" in error.extra else {}
+    if (identity := getattr(request.state, "execution_id", None)) is not None:
+        headers[EXECUTION_ID] = identity
     body = problem_body(error, request)
     return JSONResponse(body, error.status, headers, media_type=PROBLEM_TYPE)
 
@@ -233,23 +241,24 @@ def as_notebook(item: Stream | Display | Result | Error) -> dict[str, Any]:
 
 
 def execute_answer(
-    execution: Execution, kernel: Kernel, session: str | None, total_ms: float, signatures: Mapping[str, str]
+    execution: Execution, running: Running, total_ms: float, signatures: Mapping[str, str]
 ) -> ExecuteAnswer:
-    """A folded execution. signatures are those of the functions that the code could use, for hints."""
+    """A folded execution and its record. signatures are those of the functions that the code could use, for hints."""
     done, error = execution.done, execution.error
     hint = hint_for(error, signatures)
     return ExecuteAnswer(
         output=execution.text("stdout"),
         result=execution.result,
         error=error_line(done, error),
+        id=running.id,
         status=done.status,
         outputs=[as_notebook(item) for item in execution.outputs],
         stderr=execution.text("stderr"),
         error_detail=ErrorDetail.model_validate(error) if error else None,
         hint=hint.text if hint else None,
         fix=dict(hint.fix) if hint and hint.fix else None,
-        session=session,
-        kernel=kernel.name,
+        session=running.session,
+        kernel=running.kernel,
         snapshot=done.snapshot,
         execution_count=done.execution_count,
         **times(done, total_ms),
@@ -269,32 +278,6 @@ def error_line(done: Done, error: Error | None) -> str | None:
     if done.detail is not None:
         return done.detail
     return f"{error.ename}: {error.evalue}" if error else None
-
-
-def execution_event(
-    item: Output, kernel: Kernel, session: str | None, total_ms: float, signatures: Mapping[str, str]
-) -> ServerSentEvent:
-    """One item as an event: stdout, stderr, display, update, result, error, clear, and done at the end."""
-    match item:
-        case Stream():
-            return ServerSentEvent(event=item.name, data=as_notebook(item))
-        case Display():
-            data = as_notebook(item) | {"display_id": item.display_id}
-            return ServerSentEvent(event="update" if item.update else "display", data=data)
-        case Result():
-            return ServerSentEvent(event="result", data=as_notebook(item))
-        case Error():
-            hint = hint_for(item, signatures)
-            extra = {"hint": hint.text if hint else None, "fix": dict(hint.fix) if hint and hint.fix else None}
-            return ServerSentEvent(event="error", data=as_notebook(item) | extra)
-        case Clear():
-            return ServerSentEvent(event="clear", data={})
-        case Returned() | Refused():
-            raise TypeError("a call's answer is no event of an execution")
-        case Done():
-            data = {name: getattr(item, name) for name in item.__slots__ if name != "seconds"}
-            data |= {"session": session, "kernel": kernel.name, **times(item, total_ms)}
-            return ServerSentEvent(event="done", data=data)
 
 
 def step_event(step: Step, elapsed_ms: float) -> ServerSentEvent:

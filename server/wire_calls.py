@@ -12,7 +12,7 @@ from server.batch import Terms
 from server.calls import Called, ToolResult
 from server.chat import Form, ToolTurn
 from server.completions import ToolCall, mended
-from server.wire import Answer, Body, ErrorDetail, as_notebook, error_line, times
+from server.wire import Answer, Body, ErrorDetail, ExecutionId, KernelName, as_notebook, error_line, times
 from server.wire_approvals import ApprovalAnswer, Approved, Confirm
 
 
@@ -98,6 +98,7 @@ class CallAnswer(Answer):
 
     name: str
     version: Annotated[int, Field(description="The version that ran")]
+    id: ExecutionId
     status: Literal["ok", "error", "timeout", "cancelled", "died"]
     result: Annotated[Any, Field(description="The result as JSON; null where there is none")]
     content: Annotated[str | None, Field(description="The result as text for a model, at most AIGBB_MAX_CONTENT of it")]
@@ -109,7 +110,7 @@ class CallAnswer(Answer):
     stderr: str
     outputs: Annotated[list[dict[str, Any]], Field(description="What it showed, in Jupyter's notebook format")]
     session: str | None
-    kernel: str
+    kernel: KernelName
     snapshot: Annotated[int | None, Field(description="Which state of the functions it ran with")]
     duration_ms: float
     waited_ms: float
@@ -124,6 +125,7 @@ class CallAnswer(Answer):
         return cls(
             name=called.version.function.name,
             version=called.number,
+            id=called.id,
             status=done.status,
             result=returned.value if returned else None,
             content=called.content,

@@ -90,7 +90,8 @@ def test_an_execution_can_be_followed_as_events(client: httpx2.Client) -> None:
     code = "import sys\nprint('a')\nprint('b', file=sys.stderr)\nword_count('x')"
     events = list(stream(client, "/execute", {"code": code}))
     kinds = [kind for kind, _ in events]
-    assert set(kinds[:-2]) == {"stdout", "stderr"}
+    assert kinds[:2] == ["queued", "started"]
+    assert set(kinds[2:-2]) == {"stdout", "stderr"}
     assert kinds[-2:] == ["result", "done"]
     assert events[-1][1]["status"] == "ok"
 
@@ -104,7 +105,7 @@ def test_events_come_as_they_happen(client: httpx2.Client) -> None:
         heard.append((kind, data.get("status")))
         if kind == "stdout":
             assert client.post(f"/sessions/{session}/interrupt").status_code == 204
-    assert heard[0][0] == "stdout"
+    assert [kind for kind, _ in heard[:3]] == ["queued", "started", "stdout"]
     assert heard[-1] == ("done", "cancelled")
     client.delete(f"/sessions/{session}")
 

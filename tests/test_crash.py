@@ -16,10 +16,10 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from kernels.outputs import Output, fold
 from server.callers import Caller
 from server.functions import Draft
 from server.registrar import Wanted
+from server.running import Running
 from server.service import Service
 from server.settings import Settings
 
@@ -59,11 +59,8 @@ def settings_of(folder: Path, cache: Path) -> Settings:
 async def execute(service: Service, code: str) -> str | None:
     """The text of the last expression."""
 
-    async def items() -> AsyncIterator[Output]:
-        async for _, item in service.execute(code, Caller()):
-            yield item
-
-    execution = await fold(items())
+    with service.executions.recorded(Running(Caller())) as running:
+        execution = await service.execute(code, running)
     assert execution.done.status == "ok", execution
     return execution.result
 

@@ -117,16 +117,34 @@ def test_the_page_of_chat_answers_as_printed(tmp_path: Path, cache: Path) -> Non
             assert send(client, kept, "").json()["conversation"] == "words-1"
 
 
+def test_the_page_of_executions_answers_as_printed(fresh: Server) -> None:
+    fences = FENCE.findall((ROOT / "docs" / "executions.md").read_text())
+    identity, sent = "", 0
+    with fresh.client() as client:
+        for (kind, text), (after, printed) in pairwise([*fences, ("", "")]):
+            if kind == "http":
+                answer = send(client, text.replace("/ID", f"/{identity}"), "")
+                assert answer.is_success, answer.text
+                identity, sent = answer.headers.get("X-Execution-Id", identity), sent + 1
+                if after == "json":
+                    assert_holds(answer.json(), json.loads(printed))
+                elif after == "text":
+                    assert re.findall(r"^event: (\w+)$", answer.text, re.MULTILINE) == printed.split()
+    assert sent == 6
+
+
 def send(client: httpx2.Client, text: str, source: str) -> httpx2.Response:
     """A printed request; the source is what stands for three dots."""
-    line, _, body = text.partition("\n")
+    head, _, body = text.partition("\n\n")
+    line, *lines = head.strip().splitlines()
     method, path = line.split()
+    headers = dict(each.split(": ") for each in lines)
     if not body.strip():
-        return client.request(method, path)
+        return client.request(method, path, headers=headers)
     told = json.loads(body)
     if told.get("source") == "...":
         told["source"] = source
-    return client.request(method, path, json=told)
+    return client.request(method, path, headers=headers, json=told)
 
 
 def test_the_banners_command_works_when_pasted(fresh: Server) -> None:

@@ -31,6 +31,7 @@ FOLDERS = [
     "Chat",
     "Pictures",
     "Sessions",
+    "Executions",
     "Errors",
     "Kernels",
     "Clean up",
