@@ -63,6 +63,11 @@ class Home:
         return self.path / "token"
 
     @property
+    def secrets_key(self) -> Path:
+        """The generated key that secrets are encrypted with, mode 0600."""
+        return self.path / "secrets.key"
+
+    @property
     def lock(self) -> Path:
         """Held by the service that runs on this home."""
         return self.path / "service.lock"

@@ -6,7 +6,7 @@ The functions' code runs in a child process with a kernel's environment, never i
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -30,7 +30,6 @@ LAUNCH = Path(__file__).parent / "inside" / "launch.py"
 BOOTSTRAP = "import runpy, sys; runpy.run_path(sys.argv[1])['become_importable']()"
 PROBE = f"{BOOTSTRAP}; from aigbb_inside.probe import main; main()"
 PROBE_AHEAD = f"{BOOTSTRAP}; from aigbb_inside import contract; from aigbb_inside.probe import main; main()"
-SHORTEST_SECRET = 4
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -59,13 +58,13 @@ class Findings:
 class Probe:
     """How to ask. env is the child's whole environment; timeout is in seconds for all imports together.
 
-    secrets are values that no message may carry, and home is a path that none needs to.
+    mask takes secrets out of what messages say, and home is a path that none needs to.
     """
 
     env: Mapping[str, str]
     workdir: Path
     timeout: float
-    secrets: Collection[str] = ()
+    mask: Callable[[str], str] = str
     home: str = ""
 
     async def ask(
@@ -77,13 +76,14 @@ class Probe:
         describe: Mapping[str, Mapping[str, Any]] = _NOTHING,
         imports: Mapping[str, Sequence[str]] = _NOTHING,
         warm: Sequence[str] = (),
+        secrets: Mapping[str, Mapping[str, str]] = _NOTHING,
         child: sandbox.Child | None = None,
     ) -> Findings:
         """Import each of `names` from a snapshot; give the contracts of those to describe.
 
         describe has, by function, its "parameters" as `server.reading` lists them, and whether the author
         "declared" a schema. imports has the top-level modules that each imports anywhere: they must be there.
-        child: one that `ahead` has started.
+        secrets has variables, by function, that are there while it is looked at. child: one that `ahead` has started.
         """
         request = {
             "snapshot": str(snapshot),
@@ -91,6 +91,7 @@ class Probe:
             "describe": {name: dict(spec) for name, spec in describe.items()},
             "imports": {name: list(modules) for name, modules in imports.items()},
             "warm": list(warm),
+            "secrets": {name: dict(values) for name, values in secrets.items()},
         }
         child = child or await self._start(generation, PROBE)
         return self._read(await child.finish(json.dumps(request).encode(), self.timeout + (60.0 if warm else 0.0)))
@@ -176,16 +177,11 @@ class Probe:
 
     def _holds_secret(self, value: object) -> bool:
         text = json.dumps(value, ensure_ascii=False)
-        spelled = (json.dumps(s, ensure_ascii=False)[1:-1] for s in self.secrets if len(s) >= SHORTEST_SECRET)
-        return any(secret in text for secret in spelled)
+        return self.mask(text) != text
 
     def _mask(self, value: object) -> str:
         text = clean(value)
-        text = text.replace(self.home, "(home)") if self.home else text
-        for secret in self.secrets:
-            if len(secret) >= SHORTEST_SECRET:
-                text = text.replace(secret, "***").replace(repr(secret)[1:-1], "***")
-        return text
+        return self.mask(text.replace(self.home, "(home)") if self.home else text)
 
 
 def _unresolved_hint(name: str) -> str | None:

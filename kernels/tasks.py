@@ -16,11 +16,26 @@ CALL = "aigbb_call"
 
 
 @dataclass(frozen=True)
+class Given:
+    """What a kernel is told before a task and never shows: variables for its environment, by name.
+
+    names are those that functions may wait for from now on: also those that have no value.
+    """
+
+    values: Mapping[str, str] = field(repr=False)
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Task:
-    """What a kernel is asked to do: a request on the shell channel, and what its messages are called."""
+    """What a kernel is asked to do: a request on the shell channel, and what its messages are called.
+
+    given: what it is told before, see `inside.calling`.
+    """
 
     kind: str
     content: Mapping[str, Any]
+    given: Given | None = None
 
     @classmethod
     def code(cls, code: str) -> Task:

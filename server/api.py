@@ -16,8 +16,9 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from server import api_chat, api_execute, api_executions, api_functions, api_openai, errors, wire
+from server import api_chat, api_execute, api_executions, api_functions, api_openai, api_secrets, errors, wire
 from server.access import Access
+from server.api_secrets import SecretBody
 from server.auth import HEALTH, Gate
 from server.errors import AigbbError
 from server.routing import PROBLEMS, Here, methods_at
@@ -30,7 +31,9 @@ from server.wire_openai import ERROR_SCHEMA, error_body
 log = structlog.get_logger(__name__)
 
 _JSON = re.compile(r"application/([\w.+-]+\+)?json\s*(;|$)", re.IGNORECASE)
-_FIELDS = wire.fields_of(RegisterBody, BatchBody, ActivateBody, RunToolsBody, wire.ExecuteBody, wire.SessionBody)
+_FIELDS = wire.fields_of(
+    RegisterBody, BatchBody, ActivateBody, RunToolsBody, SecretBody, wire.ExecuteBody, wire.SessionBody
+)
 
 DESCRIPTION = """
 Register Python functions with their packages; execute code that calls them, in a dedicated Jupyter kernel.
@@ -87,6 +90,7 @@ def create_app(service: Service) -> FastAPI:
         api_openai.router,
         api_functions.events,
         api_functions.router,
+        api_secrets.router,
     ):
         app.include_router(part)
     app.add_api_route("/", _home, include_in_schema=False)
@@ -147,7 +151,7 @@ def _hosts(settings: Settings) -> set[str]:
 def _refused(error: AigbbError, request: Request) -> JSONResponse:
     """A problem; to OpenAI's clients in the form that they read."""
     if request.url.path.startswith("/v1/"):
-        return JSONResponse(error_body(error), error.status)
+        return JSONResponse(error_body(wire.scrubbed(error, request)), error.status)
     return wire.problem(error, request)
 
 

@@ -10,6 +10,7 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic_core import to_json
 
+from server import wire
 from server.chat import outcome
 from server.errors import AigbbError
 from server.routing import Here, routes, since, unless_gone
@@ -44,11 +45,11 @@ async def complete(body: CompletionBody, request: Request, service: Here) -> Res
         return JSONResponse(completion(body, turn, since(start)))
     # What can be refused is refused with a status, before anything is sent.
     first = await unless_gone(request, anext(events))
-    return StreamingResponse(_chunks(body, first, events, start), media_type="text/event-stream")
+    return StreamingResponse(_chunks(request, body, first, events, start), media_type="text/event-stream")
 
 
 async def _chunks(
-    body: CompletionBody, first: Event, events: AsyncGenerator[Event], start: float
+    request: Request, body: CompletionBody, first: Event, events: AsyncGenerator[Event], start: float
 ) -> AsyncIterator[bytes]:
     chunks = Chunks(body)
     try:
@@ -59,7 +60,7 @@ async def _chunks(
                 yield _line(chunk)
         yield b"data: [DONE]\n\n"
     except AigbbError as error:
-        yield _line(error_body(error))
+        yield _line(error_body(wire.scrubbed(error, request)))
     finally:
         await events.aclose()
 

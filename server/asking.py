@@ -235,6 +235,24 @@ def delete(name: str) -> Ask[None]:
     return Ask("DELETE", path_of("functions", name), _as_it_is)
 
 
+def secrets() -> Ask[list[dict[str, Any]]]:
+    """The secrets that are set: name, set (when), functions; never a value. Raises ServiceProblem, Unreachable."""
+    return Ask("GET", "/secrets", _as_it_is)
+
+
+def set_secret(name: str, value: str) -> Ask[dict[str, Any]]:
+    """Set a secret, or replace its value. Functions get it that are registered with its name in `secrets`.
+
+    Answers as `secrets` does. Raises ServiceProblem, Unreachable.
+    """
+    return Ask("PUT", path_of("secrets", name), _as_it_is, {"value": value})
+
+
+def delete_secret(name: str, *, force: bool = False) -> Ask[None]:
+    """Delete a secret; force: also one that active functions need. Raises ServiceProblem, Unreachable."""
+    return Ask("DELETE", path_of("secrets", name), _as_it_is, query={"force": True} if force else {})
+
+
 def chat(messages: str | Sequence[object], **body: Any) -> Ask[ChatResult]:
     """Have the service's model answer a question or a conversation, with the functions as its tools.
 

@@ -25,8 +25,9 @@ from server.registrar import Registrar, find
 from server.registry import GenerationRow, Registry, Version
 from server.running import Running
 from server.schemas import validate
+from server.scrubbing import Scrubber
 from server.settings import Settings
-from server.telling import Mask, Teller, Told
+from server.telling import Teller, Told
 
 MAX_LISTED = 50
 # What a model can do about a refusal. Hints are otherwise for those who send requests.
@@ -267,7 +268,7 @@ class Calls:
         """A text without the values of variables that functions have."""
         passed = self._settings.kernel_environment()
         values = [passed[name] for name in self._settings.pass_env if name in passed]
-        return Mask.of([*self._registrar.serving.state.variables.values(), *values])(text)
+        return Scrubber.masking([*self._registrar.serving.state.variables.values(), *values])(text)
 
     def _refused(self, call: ToolCall, error: AigbbError) -> str:
         """A refusal in a model's terms: it knows no requests, and no parameters that are bound."""

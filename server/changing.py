@@ -28,12 +28,14 @@ from kernels.pool import LATER, Pool
 from kernels.progress import Report, Step
 from kernels.standby import Standby
 from server.functions import Parsed, Warn
+from server.granting import granted
 from server.observing import Stage
 from server.planning import Plan, Planner
 from server.publishing import Publisher
 from server.registry import Commit, Event, GenerationRow, Registry, State, Version, moment
 from server.settings import Settings
 from server.snapshots import Projection, is_whole, link_files, write_if_other, write_snapshot
+from server.vault import Vault
 from server.verifying import Trial, Verified, Verifier
 
 log = structlog.get_logger(__name__)
@@ -114,6 +116,7 @@ class Changer:
         registry: Registry,
         pool: Pool,
         launch: Callable[[Generation], Launch],
+        vault: Vault,
     ) -> None:
         uv = Uv(Path(sys.executable), home.cache / "uv", settings.uv_environment(), settings.build_timeout)
         self._home = home
@@ -123,7 +126,7 @@ class Changer:
         self._environments = Environments(home, uv)
         self.projection = Projection(settings.functions_dir)
         self._planner = Planner(self._environments, registry, self.projection)
-        self._verifier = Verifier(settings, home)
+        self._verifier = Verifier(settings, home, vault)
         self._probes = Standby(lambda: self._verifier.ahead(self.serving.generation))
         self._publisher = Publisher(
             home,
@@ -324,8 +327,8 @@ class Changer:
         numbers = {name: version.number for name, version in state.active.items()}
         previous = self._home.snapshots / str(self._serving.state.snapshot) if self._serving else None
         try:
-            variables = state.variables_in_use()
-            write_snapshot(self._home.snapshots / str(number), functions, variables, numbers, previous, ahead)
+            variables, folder = state.variables_in_use(), self._home.snapshots / str(number)
+            write_snapshot(folder, functions, variables, numbers, previous, ahead, granted(functions))
         except OSError as error:
             raise InsufficientStorage(f"The snapshot could not be written: {error.strerror}.") from error
 

@@ -15,7 +15,7 @@ import typer
 from rich.markup import escape
 from rich.text import Text
 
-from server import cli_approvals, cli_chat, cli_functions, cli_versions
+from server import cli_approvals, cli_chat, cli_functions, cli_secrets, cli_versions
 from server.cli_functions import Pinned
 from server.client import Client, path_of
 from server.doctor import examine
@@ -80,6 +80,7 @@ app.add_typer(cli_functions.app)
 app.add_typer(cli_versions.app)
 app.add_typer(cli_chat.app)
 app.add_typer(cli_approvals.app)
+app.add_typer(cli_secrets.app, name="secrets", rich_help_panel=SERVICE)
 
 
 # -- execute

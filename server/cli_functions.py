@@ -49,6 +49,7 @@ def register(
     name: Annotated[Optional[str], typer.Option(help="Its name, if the file defines several")] = None,
     package: Annotated[Optional[list[str]], typer.Option("--package", "-p", help="A requirement; repeatable")] = None,
     env: Env = None,
+    secret: Annotated[Optional[list[str]], typer.Option(help="A stored secret that it is granted; repeatable")] = None,
     tag: Annotated[Optional[list[str]], typer.Option("--tag", "-t", help="A word to find it by; repeatable")] = None,
     bound: Annotated[Optional[list[str]], typer.Option(help="A parameter that models never see; repeatable")] = None,
     description: Annotated[Optional[str], typer.Option(help="Instead of the docstring")] = None,
@@ -68,7 +69,7 @@ def register(
     if len(files) > 1 and (name or description or if_match):
         raise typer.BadParameter("--name, --description and --if-match are of one function: give one file")
     given = {"name": name, "packages": package, "env": pairs(env), "tags": tag, "bound": bound}
-    given |= {"description": description, "effects": effects, "confirm": confirm}
+    given |= {"secrets": secret, "description": description, "effects": effects, "confirm": confirm}
     given |= {"if_match": if_match, "on_conflict": on_conflict}
     told = {field: value for field, value in given.items() if value}
     bodies = [{"source": _source(file), **told} for file in files]
@@ -201,6 +202,7 @@ def _facts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("returns", _kind(found["returns"]) if found["returns"] else ""),
         ("packages", ", ".join(found["packages"])),
         ("variables", ", ".join(found["env"])),
+        ("secrets", ", ".join(found["secrets"])),
         ("tags", ", ".join(found["tags"])),
         ("effects", found["effects"]),
         ("confirm", "" if found["confirm"] == "policy" else found["confirm"]),

@@ -143,6 +143,9 @@ class Methods:
     delete = Method(asking.delete)
     chat = Method(asking.chat)
     approvals = Method(asking.approvals)
+    secrets = Method(asking.secrets)
+    set_secret = Method(asking.set_secret)
+    delete_secret = Method(asking.delete_secret)
 
 
 class Aigbb(Methods):

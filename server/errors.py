@@ -20,7 +20,8 @@ AigbbError
 ├── ModelNotConfigured   503   ├── ModelFailed            502   ├── ModelTimedOut        504
 ├── UnknownModel         404       └── ToolsRefused       502
 ├── ExecutionNotFound    404
-└── UnknownResult        404
+├── UnknownResult        404   ├── UnknownSecret        404   ├── InvalidSecret        422
+└── SecretInUse          409   ├── MissingSecret        422   └── SecretsLocked        503
 """
 
 from __future__ import annotations
@@ -162,6 +163,44 @@ class MissingEnv(AigbbError):
 
     code, status = "missing_env", 422
     hint = "Send the values in `env`, by name."
+
+
+class InvalidSecret(AigbbError):
+    """A secret's name or value cannot be one, or a grant of it."""
+
+    code, status = "invalid_secret", 422
+    hint = "Use names such as API_KEY, and values of 6 characters or more: shorter ones could not be scrubbed."
+
+
+class UnknownSecret(AigbbError):
+    """There is no such secret."""
+
+    code, status = "unknown_secret", 404
+    hint = "GET /secrets lists the names that there are."
+
+
+class MissingSecret(AigbbError):
+    """A function is granted a secret that is not set."""
+
+    code, status = "missing_secret", 422
+    hint = "Set it first: PUT /secrets/{name}, or `aigbb secrets set NAME`."
+
+
+class SecretInUse(AigbbError):
+    """A secret is granted to active functions."""
+
+    code, status = "secret_in_use", 409
+    hint = "Nothing was deleted. Register them without it first, or send force=true: their calls are refused then."
+
+
+class SecretsLocked(AigbbError):
+    """What is stored cannot be decrypted with the key that there is."""
+
+    code, status = "secrets_locked", 503
+    hint = (
+        "Give the service the key that they were set with, in AIGBB_SECRETS_KEY or in the file `secrets.key` of the "
+        "home, and start it again. If it is lost, delete the secrets and set them anew."
+    )
 
 
 class UnknownVersion(AigbbError):

@@ -16,6 +16,7 @@ from kernels.pool import Pool
 from kernels.tasks import CALL, Task
 from server.callers import Caller
 from server.errors import AigbbError
+from server.granting import Secrets
 from server.observing import Observer, Timing
 from server.registry import Version
 from server.running import Keep, Records, Running
@@ -27,12 +28,13 @@ log = structlog.get_logger(__name__)
 class Executions:
     """The one way to the pool. `async with` it: what runs by itself ends with it."""
 
-    def __init__(self, settings: Settings, pool: Pool, observer: Observer) -> None:
+    def __init__(self, settings: Settings, pool: Pool, observer: Observer, secrets: Secrets) -> None:
         self._settings = settings
         self._pool = pool
         self._records = Records(Keep(settings.keep_executions, settings.execution_seconds))
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._observer = observer
+        self._secrets = secrets
 
     async def __aenter__(self) -> Self:
         return self
@@ -99,7 +101,9 @@ class Executions:
         """Do a task to its end, and note in the record what happens; see `Pool.execute` for what it raises.
 
         timeout: seconds, by default and at most what the settings say. versions: what the task is known to call.
+        Raises SecretsLocked, MissingSecret.
         """
+        task = self._secrets.given(task, versions)
         kind = "call" if task.kind == CALL else "execute"
         timing = Timing(kind, tuple(str(version) for version in versions), running.session)
 
@@ -116,7 +120,7 @@ class Executions:
             caller=running.caller.key,
             reached=reached,
         )
-        return await running.drive(timing.watch(stream, self._observer))
+        return await running.drive(timing.watch(self._secrets.scrubbed(stream), self._observer))
 
     # -- inside
 

@@ -31,6 +31,7 @@ from server.errors import (
     InvalidBound,
     InvalidEnv,
     InvalidName,
+    InvalidSecret,
     InvalidTag,
     NoSuchDefinition,
     SourceTooLarge,
@@ -45,6 +46,7 @@ READER = Path(__file__).parent / "reading.py"
 READER_TIMEOUT = 10.0
 READ_AT_ONCE = 50
 MAX_TAGS = 20
+MAX_SECRETS = 50
 _PACKAGES = Path(docstring_parser.__file__).parents[1]
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
@@ -89,7 +91,7 @@ class Draft:
     """What a caller sends: nothing is known about it yet. packages are lines, env holds values.
 
     bound names the parameters that callers of models fill in, and that models never see. effects is None where
-    the author says nothing of them.
+    the author says nothing of them. secrets are the names of those that it is granted.
     """
 
     source: str
@@ -101,6 +103,7 @@ class Draft:
     declared: Declared = Declared()
     effects: Effects | None = None
     confirm: Confirm = "policy"
+    secrets: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,7 @@ class Function:
     effects: Effects = "unknown"
     confirm: Confirm = "policy"
     declared_effects: Effects | None = None
+    secrets: tuple[str, ...] = ()
 
     @cached_property
     def digest(self) -> str:
@@ -135,6 +139,8 @@ class Function:
         parts = [self.name, self.source, self.packages, self.env, self.tags, self.bound, asdict(self.declared)]
         if self.declared_effects is not None or self.confirm != "policy":  # else as it was before there were these
             parts.append([self.declared_effects or "", self.confirm])
+        if self.secrets:
+            parts.append({"secrets": self.secrets})
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -163,7 +169,7 @@ class Parsed:
 async def parse(draft: Draft) -> Parsed:
     """A valid function from a draft. Writes nothing, runs nothing of it.
 
-    Raises InvalidName, SourceRefused and its children, InvalidRequirement, InvalidEnv, InvalidSchema,
+    Raises InvalidName, SourceRefused and its children, InvalidRequirement, InvalidEnv, InvalidSecret, InvalidSchema,
     InvalidTag, InvalidBound, PythonVersionMismatch.
     """
     [found] = await parse_all([draft])
@@ -201,6 +207,7 @@ def _parse(draft: Draft, source: str, facts: Mapping[str, Any]) -> Parsed:
     if draft.name is not None:
         check_name(draft.name)
     check_env(draft.env)
+    _check_secrets(draft)
     _check_tags(draft.tags)
     _check_declared(draft.declared)
     _check_readable(source, facts)
@@ -224,6 +231,7 @@ def _parse(draft: Draft, source: str, facts: Mapping[str, Any]) -> Parsed:
         effects=draft.effects or ("unknown" if facts["reaches"] else "read"),
         confirm=draft.confirm,
         declared_effects=draft.effects,
+        secrets=tuple(sorted(set(draft.secrets))),
     )
     return Parsed(function, tuple(_warnings(function, facts, definition)), _written(facts, definition))
 
@@ -274,6 +282,20 @@ def check_env(env: Mapping[str, str]) -> None:
             raise InvalidEnv(f"The variable {name!r} is reserved.", name=name)
         if "\0" in value or len(value) > MAX_VALUE or clean(value) != value:
             raise InvalidEnv(f"The value of {name!r} holds a NUL, a lone surrogate, or is over 32 KiB.", name=name)
+
+
+def _check_secrets(draft: Draft) -> None:
+    """Raises InvalidSecret for names that are none, and for one that is a variable of the same function too."""
+    if len(draft.secrets) > MAX_SECRETS:
+        raise InvalidSecret(f"More than {MAX_SECRETS} secrets.", hint="Put what belongs together into one, as JSON.")
+    for name in draft.secrets:
+        try:
+            check_env({name: ""})
+        except InvalidEnv as error:
+            raise InvalidSecret(error.detail) from error
+        if name in draft.env:
+            hint = "Leave it out of `env`: its value would be in every kernel."
+            raise InvalidSecret(f"{name} is a secret and a variable.", hint=hint)
 
 
 def _check_tags(tags: Sequence[str]) -> None:

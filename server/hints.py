@@ -60,5 +60,9 @@ def _missing_variable(error: Error) -> Hint | None:
     match = re.fullmatch(r"'([A-Za-z_][A-Za-z0-9_]*)'", error.evalue)
     if match is None or not any("environ" in frame for frame in error.traceback):
         return None
-    text = f'The kernel has no variable {match[1]}: register the function with "env": {{"{match[1]}": "..."}}.'
+    name = match[1]
+    text = (
+        f'The kernel has no variable {name}: register the function with "env": {{"{name}": "..."}}, '
+        f'or with "secrets": ["{name}"] if nobody else may read it.'
+    )
     return Hint(text, {"env": [match[1]]})

@@ -9,7 +9,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, MutableMapping
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from pydantic_core import to_json
@@ -29,15 +29,24 @@ _CONTROL_IN_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\
 Line = MutableMapping[str, Any]
 
 
-def configure_logs(level: str) -> None:
-    """To stderr: for people on a terminal, one JSON object a line elsewhere. Other packages' warnings too."""
+def configure_logs(level: str, scrub: Callable[[Any], Any] = lambda line: line) -> None:
+    """To stderr: for people on a terminal, one JSON object a line elsewhere. Other packages' warnings too.
+
+    scrub takes secrets out of a line.
+    """
+
+    def scrubbed(_: Any, __: str, line: Line) -> Line:
+        return cast(Line, scrub(line))
+
     render: Any = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else _as_json
     shared: list[Callable[[Any, str, Line], Line]] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso"),
         structlog.processors.format_exc_info,
+        scrubbed,  # before anything is cut
         harmless,
+        scrubbed,  # what is text only now
     ]
     structlog.configure(
         processors=[*shared, render],

@@ -18,8 +18,10 @@ from server.callers import Caller
 from server.changing import Applied, Change, Changer, Clock, Serving
 from server.errors import FunctionNotFound, MissingEnv, NameClash, StaleVersion, UnknownVersion
 from server.functions import Draft, Function, Parsed, Warn, parse_all, start_reader
+from server.granting import check_granted
 from server.observing import LEFT, Changed, Observer
 from server.registry import Event, Registry, State, Version
+from server.vault import Vault
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,11 @@ class Synced:
 class Registrar:
     """Changes what serves, one change at a time, and answers what there is. `async with` it."""
 
-    def __init__(self, changer: Changer, registry: Registry, observer: Observer) -> None:
+    def __init__(self, changer: Changer, registry: Registry, observer: Observer, vault: Vault) -> None:
         self._changer = changer
         self._registry = registry
         self._observer = observer
+        self._vault = vault
         self._turn = asyncio.Lock()
         self._readers = Standby(start_reader)
 
@@ -104,6 +107,7 @@ class Registrar:
             async with self._turn:
                 for one, w in zip(parsed, wanted, strict=True):
                     _check_conditions(one.function, w, self.serving.state)
+                    check_granted(one.function.name, one.function.secrets, self._vault)
                 _check_twins([p.function.name for p in parsed])
                 new = [p for p, w in zip(parsed, wanted, strict=True) if not self._is_same(p.function, w.draft.env)]
                 env = {name: value for w in wanted for name, value in w.draft.env.items()}
@@ -123,7 +127,7 @@ class Registrar:
         """Have an older version serve again, also of a function that was deleted: the pointer moves.
 
         env holds values for variables of it that are not kept any more. Raises FunctionNotFound,
-        UnknownVersion, MissingEnv, and what its packages or its import deserve.
+        UnknownVersion, MissingEnv, MissingSecret, and what its packages or its import deserve.
         """
         clock, action = Clock(), "activate"
         async with self._ready_again(), self._audited(action, [name], caller, clock), self._turn:
@@ -134,6 +138,7 @@ class Registrar:
                 return Registered(version, before, unchanged=True)
             _check_case(name, before.state)
             _check_variables(version, {**before.state.variables, **env})
+            check_granted(str(version), version.function.secrets, self._vault)
             events = self._events(action, caller, clock)
             change = Change(f"{action} {version}", activated=[version], env=env, events=events)
             applied = await self._changer.apply(change, report, clock)
@@ -211,6 +216,7 @@ class Registrar:
             try:
                 one = _or_raise(read[name] if isinstance(file, Draft) else file)
                 _check_case(one.function.name, state)
+                check_granted(one.function.name, one.function.secrets, self._vault)
                 parsed.append(one)
             except AigbbError as error:
                 failures[f"{name}.py"] = error

@@ -380,6 +380,7 @@ def _active_versions() -> sql.Select[Any]:
 
 
 _JSON = ("parameters", "returns")
+_TUPLES = ("packages", "env", "tags", "bound", "written", "secrets")
 
 
 def _dump(function: Function) -> dict[str, Any]:
@@ -392,6 +393,6 @@ def _dump(function: Function) -> dict[str, Any]:
 def _version(row: Any) -> Version:
     value = dict(row.value)
     value |= {name: json.loads(value[name]) for name in _JSON if name in value}
-    value |= {name: tuple(value[name]) for name in ("packages", "env", "tags", "bound", "written") if name in value}
+    value |= {name: tuple(value[name]) for name in _TUPLES if name in value}
     value["declared"] = Declared(**json.loads(value.get("declared", "{}")))
     return Version(Function(**value), row.version, row.created)

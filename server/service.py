@@ -28,6 +28,7 @@ from server.chat import Chat, Keeping
 from server.diffing import source_diff
 from server.errors import HomeInUse
 from server.executions import Executions
+from server.granting import Secrets
 from server.idempotency import Replays
 from server.llm import Model
 from server.logs import Lines
@@ -41,6 +42,7 @@ from server.running import Running
 from server.settings import Settings
 from server.telling import Teller
 from server.turns import Limits
+from server.vault import Vault
 
 T = TypeVar("T")
 
@@ -83,7 +85,9 @@ class Health:
 class Service:
     """Registers and executes. `async with Service.open(settings)` owns everything that runs."""
 
-    def __init__(self, settings: Settings, home: Home, registry: Registry, archive: Archive, runtime: Path) -> None:
+    def __init__(
+        self, settings: Settings, home: Home, registry: Registry, archive: Archive, vault: Vault, runtime: Path
+    ) -> None:
         self.settings = settings
         self.home = home
         self.token = settings.require_token(home)
@@ -94,11 +98,13 @@ class Service:
         self._metrics = Metrics(VERSION)
         self.observer = Observer(self._metrics.note, Lines(requests=settings.access_log).note)
         self.pool = Pool(lambda: self._launch(self.serving.generation), settings.limits(), self._lost)
-        self._changer = Changer(settings, home, registry, self.pool, self._launch)
-        self._registrar = Registrar(self._changer, registry, self.observer)
+        self._changer = Changer(settings, home, registry, self.pool, self._launch, vault)
+        self._registrar = Registrar(self._changer, registry, self.observer, vault)
         self.replays = Replays(registry)
         self.results = Results(home.results)
-        self.executions = Executions(settings, self.pool, self.observer)
+        self.vault = vault
+        self.secrets = Secrets(vault, registry, lambda: self.serving.state)
+        self.executions = Executions(settings, self.pool, self.observer, self.secrets)
         teller = Teller(self.results, settings.max_content)
         self.calls = Calls(
             settings,
@@ -125,8 +131,13 @@ class Service:
         home = await asyncio.to_thread(settings.open_home)
         async with _hold(home):
             database = home.database
-            with home.runtime() as runtime, Registry.open(database) as registry, Archive.open(database) as archive:
-                service = cls(settings, home, registry, archive, runtime)
+            with (
+                home.runtime() as runtime,
+                Registry.open(database) as registry,
+                Archive.open(database) as archive,
+                Vault.open(database, home.secrets_key, settings.secrets_keys()) as vault,
+            ):
+                service = cls(settings, home, registry, archive, vault, runtime)
                 async with service.pool, service.executions, service._changer, service._registrar, service._model:
                     synced = await service._registrar.start(report)
                     service.notes = [f"{file}: {error.detail}" for file, error in synced.failures.items()]

@@ -39,6 +39,7 @@ async def _serve(settings: Settings, console: Console) -> None:
         with _progress(console) as report:
             opening = Service.open(settings, report)
             service = await opening.__aenter__()
+            configure_logs(settings.log_level, service.vault.scrub)
         try:
             server = _Server(create_app(service), service, console, start)
             await server.serve(sockets=[listener])

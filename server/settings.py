@@ -61,6 +61,10 @@ class Settings(BaseSettings):
     token: Annotated[
         SecretStr | None, Field(description="Bearer token; without one, a generated one in the home folder")
     ] = None
+    secrets_key: Annotated[
+        SecretStr | None,
+        Field(description="Fernet key for secrets, older ones after it by comma; else a generated one in the home"),
+    ] = None
     allowed_hosts: Annotated[
         tuple[str, ...],
         NoDecode,
@@ -208,6 +212,10 @@ class Settings(BaseSettings):
         if not home.token.exists() or not home.token.read_text().strip():
             write_atomically(home.token, secrets.token_urlsafe(32) + "\n", mode=0o600)
         return home.token.read_text().strip()
+
+    def secrets_keys(self) -> str | None:
+        """The configured keys that secrets are encrypted with."""
+        return None if self.secrets_key is None else self.secrets_key.get_secret_value()
 
     def find_token(self) -> str | None:
         """What a client on this machine can find: the setting, or the home's token."""

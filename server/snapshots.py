@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,11 +89,13 @@ def write_snapshot(
     numbers: Mapping[str, int] | None = None,
     previous: Path | None = None,
     ahead: Path | None = None,
+    secrets: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Write a snapshot under a name of its own, then rename it: a folder with a number is whole.
 
-    numbers are the functions' versions, by name. previous is a snapshot most of whose files are the same, ahead what
-    `link_files` made of it, which is used up; what is the same is linked, not written.
+    numbers are the functions' versions, by name, secrets the names of those that each needs. previous is a snapshot
+    most of whose files are the same, ahead what `link_files` made of it, which is used up; what is the same is linked,
+    not written.
     """
     aside = folder.with_name(f".writing-{folder.name}")
     for left in (aside, folder):
@@ -109,11 +111,11 @@ def write_snapshot(
             Path(path).write_bytes(source)
     Path(package, "__init__.py").write_text(render_init(f.name for f in functions), encoding="utf-8")
     # Not forced to the disk: after a power cut, `is_whole` tells what has to be written again.
-    manifest = {f.name: _known(f, numbers or {}) for f in functions}
+    manifest = {f.name: _known(f, numbers or {}, secrets or {}) for f in functions}
     (aside / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     descriptor = os.open(aside / "environment.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as secrets:
-        json.dump(dict(variables), secrets)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(dict(variables), file)
     aside.rename(folder)
 
 
@@ -154,7 +156,7 @@ def is_whole(folder: Path, functions: Collection[Function], variables: Mapping[s
     return same and manifest.keys() == sources.keys() and all(sources[f.name] == f.source.encode() for f in functions)
 
 
-def _known(function: Function, numbers: Mapping[str, int]) -> dict[str, Any]:
+def _known(function: Function, numbers: Mapping[str, int], secrets: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """What a kernel is told of a function: whether it has to load it again, and how calls are to be checked."""
     return {
         "version": numbers.get(function.name, 0),
@@ -162,6 +164,7 @@ def _known(function: Function, numbers: Mapping[str, int]) -> dict[str, Any]:
         "uses": PACKAGE in function.source,
         "written": list(function.written),
         "declared": function.declared.parameters is not None,
+        **({"secrets": list(secrets[function.name])} if function.name in secrets else {}),
     }
 
 
@@ -197,8 +200,8 @@ def digest_of(source: str) -> str:
 class Projection:
     """The functions' folder and `extra-requirements.txt` beside it: what people see, edit and keep in git.
 
-    What a function has beside its source (tags, bound names, a declared description, schema or effects) is in a file
-    of its name that ends in `.json`; most have none.
+    What a function has beside its source (tags, bound names, names of secrets, a declared description, schema or
+    effects) is in a file of its name that ends in `.json`; most have none.
     """
 
     folder: Path
@@ -262,7 +265,7 @@ class Projection:
                 found[name] = InvalidRequest(f"{name}.json is not valid. {where}: {first['msg']}", hint=_BESIDE_HINT)
             else:
                 declared = Declared(told.description, told.input_schema, told.responses)
-                told_of = (told.tags, told.bound, declared, told.effects, told.confirm)
+                told_of = (told.tags, told.bound, declared, told.effects, told.confirm, told.secrets)
                 found[name] = Draft(source, name, packages.get(name, ()), {}, *told_of)
         return found
 
@@ -325,6 +328,7 @@ class _Beside(BaseModel):
     responses: dict[str, Any] | None = None
     effects: Effects | None = None
     confirm: Confirm = "policy"
+    secrets: list[str] = []
 
 
 _BESIDE_HINT = f"It may hold {', '.join(_Beside.model_fields)}, as a registration does."
@@ -341,6 +345,7 @@ def beside(function: Function) -> str:
         "responses": declared.returns,
         "effects": function.declared_effects,
         "confirm": function.confirm,
+        "secrets": list(function.secrets),
     }
     return _rendered(_Beside.model_validate(all_of_it))
 

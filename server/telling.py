@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -18,8 +17,6 @@ from server.results import Results
 
 log = structlog.get_logger(__name__)
 
-# Shorter values are words that texts have anyway.
-MIN_SECRET = 4
 MAX_PICTURES = 8
 PICTURES = ("image/png", "image/jpeg")
 
@@ -31,25 +28,6 @@ class Told:
     content: str | None
     whole: str | None = None
     pictures: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Mask:
-    """Replaces secrets in texts, also as Python and JSON quote them."""
-
-    secrets: tuple[str, ...]
-
-    @classmethod
-    def of(cls, values: Iterable[str]) -> Mask:
-        """From the values of variables; short ones are no secrets."""
-        forms = {form for value in values if len(value) >= MIN_SECRET for form in _quoted(value)}
-        return cls(tuple(sorted(forms, key=lambda form: (-len(form), form))))
-
-    def __call__(self, text: str) -> str:
-        """The text without them."""
-        for secret in self.secrets:
-            text = text.replace(secret, "***")
-        return text
 
 
 class Teller:
@@ -138,7 +116,3 @@ def _decoded(text: str) -> bytes:
         return base64.b64decode(text)
     except ValueError:
         return b""
-
-
-def _quoted(value: str) -> set[str]:
-    return {value, repr(value)[1:-1], json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,13 @@ from kernels.progress import Report, Step
 from kernels.sandbox import Child
 from server.errors import WouldBreak
 from server.functions import Function, Parsed, Warn
+from server.granting import granted
 from server.registry import State
 from server.schemas import compose, inline
+from server.scrubbing import Scrubber
 from server.settings import Settings
 from server.snapshots import PACKAGE
+from server.vault import Vault
 
 # Imported once in a new environment, so that bytecode and font caches are there before the first caller.
 WARM = {
@@ -65,27 +68,33 @@ class Verifier:
 
     settings: Settings
     home: Home
+    vault: Vault
 
     async def verify(self, trial: Trial, report: Report) -> Verified:
         """Import what the change touches, and see what parameters and results the new functions have.
 
-        Raises ProbeError's children for those, WouldBreak for other functions.
+        Raises ProbeError's children for those, WouldBreak for other functions, SecretsLocked.
         """
         changed = [*(p.function.name for p in trial.parsed), *trial.activated]
-        names = [*changed, *_others(trial, changed)]
+        secrets = granted([version.function for version in trial.after.active.values()])
+        # What lacks a secret that was deleted is broken already.
+        others = [n for n in _others(trial, changed) if all(s in self.vault for s in secrets.get(n, ()))]
+        names = [*changed, *others]
         warm = _warm(trial)
         if not names and not warm:
             return Verified()
         what = "1 function" if len(names) == 1 else f"{len(names)} functions"
         report(Step("verify", f"Importing {what} in {trial.generation.kernel_name}"))
-        secrets = tuple(trial.after.variables_in_use().values())
-        findings = await self._probe(trial.generation, secrets).ask(
+        variables = Scrubber.masking(trial.after.variables_in_use().values())
+        given = {name: self.vault.values(secrets[name]) for name in names if name in secrets}
+        findings = await self._probe(trial.generation, lambda text: self.vault.scrubber(variables(text))).ask(
             trial.generation,
             trial.snapshot,
             names,
             describe={p.function.name: _as_written(p) for p in trial.parsed},
             imports={p.function.name: p.written.imports for p in trial.parsed},
             warm=warm,
+            secrets=given,
             child=trial.child,
         )
         _raise_failures(findings.failures, changed, trial)
@@ -95,12 +104,12 @@ class Verifier:
 
     async def ahead(self, generation: Generation) -> Child:
         """A child for a later trial in this generation."""
-        return await self._probe(generation, ()).ahead(generation)
+        return await self._probe(generation, str).ahead(generation)
 
-    def _probe(self, generation: Generation, secrets: Collection[str]) -> Probe:
+    def _probe(self, generation: Generation, mask: Callable[[str], str]) -> Probe:
         passed, python = self.settings.kernel_environment(), generation.python
         env = sandbox.kernel_environment(python, self.home.work, self.home.cache, passed)
-        return Probe(env, self.home.work, self.settings.import_timeout, secrets, str(self.home.path))
+        return Probe(env, self.home.work, self.settings.import_timeout, mask, str(self.home.path))
 
 
 def _others(trial: Trial, changed: Collection[str]) -> list[str]:

@@ -18,6 +18,7 @@ from kernels.progress import Step
 from server.errors import AigbbError
 from server.hints import hint_for
 from server.running import Running
+from server.scrubbing import Scrubber
 
 PROBLEM_TYPE = "application/problem+json"
 EXECUTION_ID = "X-Execution-Id"
@@ -203,7 +204,8 @@ def problem(error: AigbbError, request: Request) -> JSONResponse:
 
 
 def problem_body(error: AigbbError, request: Request) -> dict[str, Any]:
-    """An error's members."""
+    """An error's members, without any secret."""
+    error = scrubbed(error, request)
     head = {
         "type": f"urn:aigbb:problem:{error.code}",
         "title": error.code.replace("_", " ").capitalize(),
@@ -215,6 +217,12 @@ def problem_body(error: AigbbError, request: Request) -> dict[str, Any]:
         "request_id": getattr(request.state, "request_id", ""),
     }
     return head | {name: value for name, value in error.extra.items() if name not in head}
+
+
+def scrubbed(error: AigbbError, request: Request) -> AigbbError:
+    """The same error without any secret that the service has."""
+    scrubber: Scrubber = request.app.state.service.vault.scrubber
+    return scrubber.error(error)
 
 
 def as_notebook(item: Stream | Display | Result | Error) -> dict[str, Any]:

@@ -66,6 +66,9 @@ class FunctionBody(Body):
         ),
     ] = {}
 
+    secrets: Annotated[
+        list[str], Field(description="Names of stored secrets that it finds in its environment; see PUT /secrets")
+    ] = []
     tags: Annotated[list[str], Field(description="Words to find it, and sets of tools, by")] = []
     bound: Annotated[
         list[str], Field(description="Parameters that the caller of a model fills in; models never see them")
@@ -94,7 +97,7 @@ class FunctionBody(Body):
     def wanted(self, if_match: str | None = None) -> Wanted:
         """The same as a value of ours. if_match: from a header. Raises InvalidName."""
         lines = self.packages.splitlines() if isinstance(self.packages, str) else self.packages
-        told = (self.tags, self.bound, self._declared(), self.effects, self.confirm)
+        told = (self.tags, self.bound, self._declared(), self.effects, self.confirm, self.secrets)
         draft = Draft(self.source, self.name, tuple(lines), self.env, *told)
         return Wanted(draft, self.on_conflict, self.if_match or if_match)
 
@@ -148,6 +151,7 @@ class FunctionAnswer(Answer):
     returns: Annotated[dict[str, Any], Field(description="JSON Schema of the result; empty if nothing is known")]
     packages: list[str]
     env: Annotated[list[str], Field(description="Names only")]
+    secrets: Annotated[list[str], Field(description="Names only")]
     tags: list[str]
     bound: Annotated[list[str], Field(description="Parameters that models never see")]
     effects: Annotated[Effects, Field(description="As declared, or else as inferred")]
@@ -168,6 +172,7 @@ class FunctionAnswer(Answer):
             returns=dict(function.returns),
             packages=list(function.packages),
             env=list(function.env),
+            secrets=list(function.secrets),
             tags=list(function.tags),
             bound=list(function.bound),
             effects=function.effects,

@@ -25,9 +25,12 @@ ORDER = [
     ["server.callers", "server.errors", "server.models", "server.reading", "server.hints", "server.database"],
     ["server.observing"],
     ["server.logs", "server.metrics"],
+    ["server.scrubbing"],
     ["server.asking", "server.settings", "server.schemas"],
     ["server.functions", "server.strict"],
     ["server.registry", "server.snapshots", "server.diffing", "server.samples"],
+    ["server.vault"],
+    ["server.granting"],
     ["server.publishing", "server.planning", "server.verifying", "server.idempotency", "server.results"],
     ["server.tools", "server.search", "server.operations", "server.completions"],
     ["server.snippets", "server.catalog", "server.changing", "server.conversations", "server.llm"],
@@ -48,11 +51,18 @@ ORDER = [
     ["server.wire_openai"],
     ["server.routing"],
     ["server.replying"],
-    ["server.api_chat", "server.api_execute", "server.api_executions", "server.api_functions", "server.api_openai"],
+    [
+        "server.api_chat",
+        "server.api_execute",
+        "server.api_executions",
+        "server.api_functions",
+        "server.api_openai",
+        "server.api_secrets",
+    ],
     ["server.api"],
     ["server.serving", "server.printing"],
     ["server.terminal", "server.cli_functions"],
-    ["server.cli_approvals", "server.cli_versions"],
+    ["server.cli_approvals", "server.cli_secrets", "server.cli_versions"],
     ["server.cli_chat"],
     ["server.cli"],
     ["server.__main__"],
@@ -108,7 +118,7 @@ def test_a_kernel_starts_without_what_only_calls_need(name: str) -> None:
 
 def test_only_those_who_keep_something_know_the_database() -> None:
     users = {path.stem for path in MODULES if any(n.split(".")[0] == "sqlalchemy" for n in imports(path))}
-    assert users == {"archive", "database", "registry"}
+    assert users == {"archive", "database", "registry", "vault"}
 
 
 def test_figures_have_one_home() -> None:
@@ -127,6 +137,7 @@ def test_the_rest_door_is_the_only_one_that_knows_http() -> None:
         "api_executions",
         "api_functions",
         "api_openai",
+        "api_secrets",
         "auth",
         "replying",
         "routing",

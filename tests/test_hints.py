@@ -54,7 +54,8 @@ FRAMES = ("Traceback (most recent call last)", "Cell In[1], line 1\n----> 1 os.e
 
 def test_a_missing_variable_is_named() -> None:
     expected = Hint(
-        'The kernel has no variable API_KEY: register the function with "env": {"API_KEY": "..."}.',
+        'The kernel has no variable API_KEY: register the function with "env": {"API_KEY": "..."}, '
+        'or with "secrets": ["API_KEY"] if nobody else may read it.',
         {"env": ["API_KEY"]},
     )
     assert hint("KeyError", "'API_KEY'", *FRAMES) == expected

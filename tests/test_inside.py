@@ -353,6 +353,74 @@ def test_the_package_has_no_other_attributes_and_says_why(place: Generation, fun
         exec("from aigbb_functions import two")
 
 
+def test_functions_may_be_called_as_one_likes(place: Generation, functions: Functions) -> None:
+    names = ("show", "load", "hide", "refresh")
+    publish(place, 1, {}, **{name: returning(name, number) for number, name in enumerate(names)})
+    functions.refresh()
+    publish(place, 2, {}, **{name: returning(name, number + 1) for number, name in enumerate(names)})
+    functions.refresh()
+    assert [getattr(package(), name)() for name in names] == [1, 2, 3, 4]
+
+
+# -- secrets
+
+WITH_SECRET = "import os\n\nKEY = os.environ['A_KEY']\n\ndef needs():\n    return KEY\n"
+
+
+def publish_needy(place: Generation) -> None:
+    """A function that waits for a secret, one that uses it, and one that has none."""
+    using = "from aigbb_functions import needs\n\ndef uses():\n    return needs()\n"
+    sources = {"needs": WITH_SECRET, "uses": using, "plain": returning("plain", 1)}
+    listed = [Function(name, source, (), (), "", "") for name, source in sources.items()]
+    snapshot = place.folder.parents[1] / "snapshots" / "1"
+    write_snapshot(snapshot, listed, {}, secrets={"needs": ["A_KEY"], "uses": ["A_KEY"]})
+    place.pointer.write_text(str(snapshot))
+
+
+def test_functions_wait_for_their_secrets(shell: Shell, place: Generation, functions: Functions) -> None:
+    publish_needy(place)
+    functions.refresh()
+    assert (list(functions.offered), functions.failures, package().__all__) == (["plain"], {}, ["plain"])
+    assert functions.library.missing("uses") == ["A_KEY"]
+    with pytest.raises(AttributeError, match="needs waits for secrets that this process was not given"):
+        _ = package().needs
+    exec("from aigbb_functions import *")
+    os.environ["A_KEY"] = "value"
+    functions.library.give(["A_KEY"])
+    functions.refresh()
+    assert (shell.user_ns["needs"](), shell.user_ns["uses"]()) == ("value", "value")
+    assert package().__all__ == ["needs", "plain", "uses"]
+
+
+def test_a_grant_that_comes_later_has_the_function_imported_again(place: Generation, functions: Functions) -> None:
+    os.environ["A_KEY"] = "from elsewhere"
+    publish(place, 0, needs=WITH_SECRET)
+    functions.refresh()
+    assert list(functions.offered) == ["needs"]
+    publish_needy(place)
+    functions.refresh()
+    assert list(functions.offered) == ["plain"]
+
+
+def test_a_notebook_does_not_wait_and_says_what_is_missing(place: Generation, functions: Functions) -> None:
+    functions.library.give(None)
+    publish_needy(place)
+    functions.refresh()
+    assert sorted(functions.offered) == ["plain"]
+    reason = "KeyError: 'A_KEY'; it has secrets, A_KEY, which are not given to notebooks"
+    assert functions.take_unsaid() == [
+        f"aigbb_functions: {name} is not available ({reason})" for name in ("needs", "uses")
+    ]
+
+
+def test_a_variable_does_not_take_a_secrets_place(place: Generation, functions: Functions) -> None:
+    os.environ["A_KEY"] = "the secret"
+    functions.library.give(["A_KEY"])
+    publish(place, 1, {"A_KEY": "a variable", "B_KEY": "another"}, one=returning("one", 1))
+    functions.refresh()
+    assert (os.environ["A_KEY"], os.environ["B_KEY"]) == ("the secret", "another")
+
+
 def test_a_deleted_function_leaves_the_package(place: Generation, functions: Functions) -> None:
     publish(place, 1, one=returning("one", 1), gone=returning("gone", 1))
     functions.refresh()

@@ -17,6 +17,7 @@ from kernels.home import Home
 from kernels.probing import Described, Findings, Probe
 from server.functions import Function
 from server.reading import read
+from server.scrubbing import Scrubber
 from server.snapshots import write_snapshot
 
 pytestmark = pytest.mark.anyio
@@ -38,7 +39,7 @@ def ask(generation: Generation, home: Home, tmp_path: Path) -> Ask:
         functions = [Function(name, source, (), (), "", "") for name, source in sources.items()]
         write_snapshot_there(tmp_path / "1", functions, variables or {})
         env = sandbox.kernel_environment(generation.python, tmp_path, home.cache, {})
-        asked = Probe(env, tmp_path, timeout, tuple((variables or {}).values()))
+        asked = Probe(env, tmp_path, timeout, Scrubber.masking((variables or {}).values()))
         describe = {
             name: {"parameters": written(source, name), "declared": declared} for name, source in sources.items()
         }

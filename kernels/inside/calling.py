@@ -1,10 +1,12 @@
-"""Typed calls inside a kernel: two requests on the shell channel beside Jupyter's own.
+"""Typed calls inside a kernel: three requests on the shell channel beside Jupyter's own.
 
 `aigbb_call_request` {"name", "arguments", "pinned", "budget"} is answered by `aigbb_call_reply`, one of
 {"status": "ok", "result", "content", "cut", "version"}, {"status": "refused", "errors"} and
 {"status": "error", "ename", "evalue", "traceback"}. Where content is only the beginning, cut is {"tail", "left_out"}.
 `aigbb_prepare_request` {"pinned"} is answered by {"status": "ok"}; a kernel that is pinned stays with the functions
-that it has then. Replies say in their metadata, as those to cells do, which snapshot was run with: `aigbb_snapshot`.
+that it has then. `aigbb_give_request` {"values", "names"}, before another request, puts secrets into the environment
+and lets functions load that waited for them; it is answered by {"status": "ok"}.
+Replies say in their metadata, as those to cells do, which snapshot was run with: `aigbb_snapshot`.
 What the function prints and shows goes the same way as a cell's.
 """
 
@@ -12,6 +14,7 @@ import asyncio
 import inspect
 import json
 import linecache
+import os
 import signal
 import sys
 import traceback
@@ -36,10 +39,11 @@ class Calling:
         self.contracts: dict[Any, Contract] = {}
 
     def attach(self) -> None:
-        """Take the two requests on, as ipykernel does for its comms."""
+        """Take the three requests on, as ipykernel does for its comms."""
         handlers = self.shell.kernel.shell_handlers
         handlers["aigbb_call_request"] = self.on_call
         handlers["aigbb_prepare_request"] = self.on_prepare
+        handlers["aigbb_give_request"] = self.on_give
 
     async def on_call(self, stream: Any, identity: Any, request: Mapping[str, Any]) -> None:
         """Answer one call, whatever happens in it."""
@@ -60,6 +64,13 @@ class Calling:
         self.shell.exercise()
         self.functions.library.pinned = request["content"]["pinned"]
         self.shell.kernel.session.send(stream, "aigbb_prepare_reply", {"status": "ok"}, request, identity)
+
+    async def on_give(self, stream: Any, identity: Any, request: Mapping[str, Any]) -> None:
+        """Take secrets: no environment that other processes can read has ever held them."""
+        given = request["content"]
+        os.environ.update(given["values"])
+        self.functions.library.give(given["names"])
+        self.shell.kernel.session.send(stream, "aigbb_give_reply", {"status": "ok"}, request, identity)
 
     async def answer(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Validate, call, and put the result into forms that can travel."""
@@ -101,6 +112,8 @@ class Calling:
             return self.contracts[key], 0
         if name in self.functions.failures:
             raise ImportError(f"{name} is not available: {self.functions.failures[name]}")
+        if missing := self.functions.library.missing(name):
+            raise NameError(f"{name} waits for secrets that this kernel was not given: {', '.join(missing)}")
         if name not in self.functions.offered:
             raise NameError(f"{name} is not on this kernel; a session keeps its environment until it is restarted")
         function, known = self.functions.offered[name], self.functions.known[name]

@@ -92,6 +92,8 @@ def load_ipython_extension(shell: Any) -> None:
     generation = Path(os.environ["AIGBB_GENERATION"])
     # A warm parent, if the process was forked from one, has the functions already.
     library = getattr(sys.modules.get(PACKAGE), "__library__", None) or Library(generation)
+    if not owned:
+        library.give(None)  # a notebook gets none: what is missing is told when it is used
     functions = Functions(shell, library)
     shell.kernel.library = library
     specs = () if owned else map(Path, jupyter_path("kernels", PACKAGE, "kernel.json"))

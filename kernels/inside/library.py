@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Library:
         self.functions: dict[str, Any] = {}
         self.failures: dict[str, str] = {}
         self.waiting: set[str] = set()  # not imported yet, and neither there nor failed
+        self.given: set[str] | None = set()  # secrets that have come; None where none will, and nothing waits for them
         self.unsaid: list[str] = []
         self.trouble = ""
 
@@ -38,8 +39,23 @@ class Library:
         """Import what is new or changed in the snapshot that the pointer names now, and what waits."""
         if not self.pinned:
             self.look()
-        for name in () if self.warm else sorted(self.waiting):
+        for name in () if self.warm else sorted(self.ready):
             self.take(name)
+
+    @property
+    def ready(self) -> set[str]:
+        """What waits for nothing but its import."""
+        return {name for name in self.waiting if not self.missing(name)}
+
+    def missing(self, name: str) -> list[str]:
+        """The secrets that a function waits for: it may need them as soon as it is imported."""
+        known = self.known.get(name, {})
+        return [] if self.given is None else [s for s in known.get("secrets", ()) if s not in self.given]
+
+    def give(self, names: Iterable[str] | None) -> None:
+        """These secrets are in the environment now, or will never be. None: no function is to wait for any."""
+        self.given = None if names is None else {*(self.given or ()), *names}
+        self.package.__hide__(filter(self.missing, self.known))
 
     def look(self) -> None:
         """See whether the pointer names another snapshot: what is to be imported waits then."""
@@ -65,16 +81,18 @@ class Library:
         environment = json.loads((snapshot / "environment.json").read_text(encoding="utf-8"))
         functions = json.loads((snapshot / "manifest.json").read_text(encoding="utf-8"))
         moved = environment != self.environment
-        os.environ.update({n: v for n, v in environment.items() if self.environment.get(n) != v})
+        moving = {n: v for n, v in environment.items() if self.environment.get(n) != v}
+        os.environ.update({n: v for n, v in moving.items() if n not in (self.given or ())})
         self.environment = environment
         stale = {n for n, f in functions.items() if moved or n in self.failures or is_stale(f, self.known.get(n))}
         if sys.path[0] != str(snapshot):
             sys.path[:] = [str(snapshot), *(entry for entry in sys.path if entry not in (str(snapshot), self.snapshot))]
-        self.package.show(snapshot, functions, stale)
+        self.package.__show__(snapshot, functions, stale)
         for name in stale | (self.known.keys() - functions.keys()):
             self.functions.pop(name, None)
             self.failures.pop(name, None)
         self.known = functions
+        self.package.__hide__(filter(self.missing, functions))
         self.edition += 1
         self.waiting = (self.waiting & functions.keys()) | stale
 
@@ -85,9 +103,11 @@ class Library:
         self.edition += 1
         try:
             with contextlib.redirect_stderr(said):
-                self.functions[name] = self.package.load(name)
+                self.functions[name] = self.package.__load__(name)
         except (Exception, SystemExit) as error:
             reason = traceback.format_exception_only(error)[-1].strip().partition("\n")[0]
+            if self.given is None and (secrets := self.known[name].get("secrets")):
+                reason = f"{reason}; it has secrets, {', '.join(secrets)}, which are not given to notebooks"
             self.failures[name] = reason
             self.unsaid.append(f"{PACKAGE}: {name} is not available ({reason})")
         self.unsaid += said.getvalue().splitlines()
@@ -111,5 +131,10 @@ class Library:
 
 
 def is_stale(function: Mapping[str, Any], known: Mapping[str, Any] | None) -> bool:
-    """Whether a function must be imported anew: it changed, or its file uses others that may have."""
-    return known is None or known["digest"] != function["digest"] or bool(function["uses"])
+    """Whether a function must be imported anew: it changed, or its secrets, or its file uses others that may have."""
+    return (
+        known is None
+        or known["digest"] != function["digest"]
+        or known.get("secrets") != function.get("secrets")
+        or bool(function["uses"])
+    )

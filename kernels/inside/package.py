@@ -3,7 +3,7 @@
 import importlib
 import sys
 import typing
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -13,12 +13,16 @@ PACKAGE = "aigbb_functions"
 
 
 class Package(ModuleType):
-    """The functions of one snapshot after another. `show` puts it into `sys.modules`."""
+    """The functions of one snapshot after another. `__show__` puts it into `sys.modules`.
+
+    Its own names begin with an underscore: no function's does.
+    """
 
     def __init__(self) -> None:
         super().__init__(PACKAGE, "Every registered function, by name.")
         self.__path__: list[str] = []
         self.__all__: list[str] = []
+        self.__hidden__: set[str] = set()
         self.__library__: Any = None  # who keeps this process's functions up to date
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -29,13 +33,15 @@ class Package(ModuleType):
     def __getattr__(self, name: str) -> Any:
         # A function's file may import another function, before or after its own turn.
         if name in self.__all__:
-            return self.load(name)
+            return self.__load__(name)
+        if name in self.__hidden__:
+            raise AttributeError(f"{name} waits for secrets that this process was not given")
         raise AttributeError(f"{PACKAGE} has no function {name!r}")
 
-    def show(self, snapshot: Path, names: Collection[str], stale: Collection[str]) -> None:
+    def __show__(self, snapshot: Path, names: Collection[str], stale: Collection[str]) -> None:
         """Be the package of this snapshot. Functions that are gone or stale are forgotten, others stay loaded."""
-        folder, before = str(snapshot / PACKAGE), self.__all__
-        self.__path__, self.__all__ = [folder], sorted(names)
+        folder, before = str(snapshot / PACKAGE), {*self.__all__, *self.__hidden__}
+        self.__path__, self.__all__, self.__hidden__ = [folder], sorted(names), set()
         for name in {*before, *stale, *self.__dict__}:
             if name in stale or (not name.startswith("_") and name not in names):
                 sys.modules.pop(f"{PACKAGE}.{name}", None)
@@ -43,7 +49,13 @@ class Package(ModuleType):
         sys.modules[PACKAGE] = self
         importlib.invalidate_caches()
 
-    def load(self, name: str) -> Any:
+    def __hide__(self, names: Iterable[str]) -> None:
+        """Let these not be imported for now, nor by `import *`; and those again that were hidden before."""
+        every = {*self.__all__, *self.__hidden__}
+        self.__hidden__ = every.intersection(names)
+        self.__all__ = sorted(every - self.__hidden__)
+
+    def __load__(self, name: str) -> Any:
         """A function, imported now if it was not yet. Raises whatever its file raises."""
         with typed_dicts():
             module = importlib.import_module(f"{PACKAGE}.{name}")

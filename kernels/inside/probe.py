@@ -1,7 +1,8 @@
 """Does each function import here, and what is its contract? Run by a generation's own Python.
 
 Reads one JSON object from stdin: {"snapshot": folder, "names": [...], "describe": {name: {"parameters": [as
-written], "declared": bool}}, "imports": {name: [modules]}, "warm": [modules]}.
+written], "declared": bool}}, "imports": {name: [modules]}, "warm": [modules], "secrets": {name: {variable: value}}}.
+Secrets are in the environment while their function is looked at, which comes after those that have none.
 Writes JSON lines: {"importing": name} before each import, so that a death has a culprit; then
 {"failed": name, "ename", "evalue", "module", "traceback"} or {"imported": name}; {"broken": module, "ename",
 "evalue"} for what could not be warmed; for those to describe
@@ -16,7 +17,8 @@ import os
 import resource
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +37,30 @@ def main() -> None:
         if (broken := warm(name)) is not None:
             say(channel, broken)
     package = Package()
-    package.show(snapshot, {path.stem for path in (snapshot / PACKAGE).glob("*.py")} - {"__init__"}, ())
-    for name in request["names"]:
-        say(channel, {"importing": name})
-        found = check(package, name, request["imports"].get(name, ()))
-        say(channel, found)
-        if name in request["describe"] and "imported" in found:
-            say(channel, describe(package.load(name), name, request["describe"][name]))
+    package.__show__(snapshot, {path.stem for path in (snapshot / PACKAGE).glob("*.py")} - {"__init__"}, ())
+    secrets = request["secrets"]
+    for name in sorted(request["names"], key=secrets.__contains__):
+        with given(secrets.get(name, {})):
+            say(channel, {"importing": name})
+            found = check(package, name, request["imports"].get(name, ()))
+            say(channel, found)
+            if name in request["describe"] and "imported" in found:
+                say(channel, describe(package.__load__(name), name, request["describe"][name]))
     say(channel, {"done": True})
     os._exit(0)
+
+
+@contextmanager
+def given(secrets: Mapping[str, str]) -> Iterator[None]:
+    """With these variables, and afterwards as before."""
+    before = {name: os.environ.get(name) for name in secrets}
+    os.environ.update(secrets)
+    yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def say(channel: int, line: dict[str, Any]) -> None:
@@ -70,7 +87,7 @@ def warm(name: str) -> dict[str, Any] | None:
 def check(package: Package, name: str, imports: Iterable[str]) -> dict[str, Any]:
     """Import one function, and look for the modules that it imports when it runs."""
     try:
-        package.load(name)
+        package.__load__(name)
         for module in imports:
             if is_missing(module):
                 raise ModuleNotFoundError(f"No module named {module!r}", name=module)

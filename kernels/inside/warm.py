@@ -256,7 +256,7 @@ class Parent:
             before = self.library.known
             self.library.look()
             self.late = {n: r for n, r in self.late.items() if before.get(n) == self.library.known.get(n)}
-            untried = sorted(self.library.waiting - self.late.keys())
+            untried = sorted(self.library.ready - self.late.keys())
             if untried:
                 self.try_out(untried)
             else:

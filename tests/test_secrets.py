@@ -1,0 +1,306 @@
+"""Secrets through the doors: set and never shown, in the kernels of those who are granted them, and in no other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from typer.testing import CliRunner
+
+from server.cli import app
+from server.client import Aigbb
+from tests.conftest import Server, running_server
+from tests.doors import call, execute, problem, register, stream, tool_call
+
+VALUE = "s3cr3t/Value+of=Charge"
+MODEL_KEY = "the-models-own-key-0451"
+
+CHARGE = '''
+import os
+
+KEY = os.environ["CHARGE_KEY"]
+
+def charge(amount: int) -> dict:
+    """Charge."""
+    return {"length": len(KEY), "same": os.environ["CHARGE_KEY"] == KEY, "amount": amount}
+'''
+BILL = '''
+from aigbb_functions import charge
+
+def bill() -> dict:
+    """Charge through another function."""
+    return charge(amount=2)
+'''
+PLAIN = '''
+import os
+
+def plain() -> dict:
+    """What a function without secrets sees."""
+    import glob
+    seen = []
+    for path in glob.glob("/proc/*/environ"):
+        try:
+            seen.append(open(path, "rb").read().decode(errors="replace"))
+        except OSError:
+            pass
+    return {"own": "CHARGE_KEY" in os.environ, "others": sum("CHARGE_KEY=" in text for text in seen)}
+'''
+SHOW = '''
+import os, sys
+
+def show(how: str) -> str:
+    """Show the secret in some way."""
+    value = os.environ["SHOWN"]
+    if how == "print":
+        print("printed", value)
+    elif how == "split":
+        for part in (value[:5], value[5:9], value[9:]):
+            print(part, end="", flush=True)
+        print(value, file=sys.stderr)
+    elif how == "raise":
+        raise ValueError(f"no {value!r}")
+    elif how == "display":
+        from IPython.display import JSON, display
+        display(JSON({value: [value]}), {"k": value})
+    elif how == "die":
+        os.write(2, value.encode())
+        os.abort()
+    return f"result {value}"
+'''
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Server]:
+    """A service of this module's own."""
+    folder = tmp_path_factory.mktemp("secrets")
+    (folder / "aigbb_functions").mkdir()
+    with running_server(folder, cache, {"OPENAI_API_KEY": MODEL_KEY}, pool_size=1, pool_max=1) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> Iterator[httpx2.Client]:
+    """With one secret, and functions that it is granted to."""
+    with server.client() as opened:
+        assert opened.put("/secrets/CHARGE_KEY", json={"value": VALUE}).status_code == 201
+        assert opened.put("/secrets/SHOWN", json={"value": VALUE[::-1]}).status_code == 201
+        register(opened, CHARGE, secrets=["CHARGE_KEY"])
+        register(opened, BILL)
+        register(opened, PLAIN)
+        register(opened, SHOW, secrets=["SHOWN"], effects="read")
+        yield opened
+
+
+# -- set, listed, deleted
+
+
+def test_values_go_in_and_never_come_out(client: httpx2.Client) -> None:
+    answer = client.put("/secrets/PASSING", json={"value": "one value"})
+    assert (answer.status_code, answer.json()["name"], answer.json()["functions"]) == (201, "PASSING", [])
+    assert client.put("/secrets/PASSING", json={"value": "another value"}).status_code == 200
+    listed = {one["name"]: one for one in client.get("/secrets").json()}
+    assert listed["PASSING"].keys() == {"name", "set", "functions"}
+    assert listed["CHARGE_KEY"]["functions"] == ["charge"]
+    assert client.delete("/secrets/PASSING").status_code == 204
+    problem(client.delete("/secrets/PASSING"), 404, "unknown_secret")
+    lines = [(one["action"], one["name"]) for one in client.get("/history", params={"limit": 3}).json()]
+    assert lines == [("delete_secret", "PASSING"), ("set_secret", "PASSING"), ("set_secret", "PASSING")]
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "code"),
+    [
+        ("SHORT", {"value": "12345"}, "invalid_secret"),
+        ("PYTHONPATH", {"value": "long enough"}, "invalid_secret"),
+        ("GOOD", {"value": ["very-odd-value"]}, "invalid_request"),
+        ("GOOD", {"valeu": "very-odd-value"}, "invalid_request"),
+    ],
+)
+def test_what_cannot_be_a_secret_is_refused_and_not_repeated(
+    client: httpx2.Client, name: str, body: dict[str, Any], code: str
+) -> None:
+    answer = client.put(f"/secrets/{name}", json=body)
+    problem(answer, 422, code)
+    assert "very-odd-value" not in answer.text
+    assert "12345" not in answer.text
+
+
+def test_one_that_is_granted_is_deleted_only_by_force_and_then_missed(client: httpx2.Client) -> None:
+    client.put("/secrets/FORCED", json={"value": "forced value"})
+    register(client, "def forced() -> int:\n    return 1\n", secrets=["FORCED"])
+    assert problem(client.delete("/secrets/FORCED"), 409, "secret_in_use")["users"] == ["forced"]
+    assert client.delete("/secrets/FORCED", params={"force": "true"}).status_code == 204
+    assert problem(client.post("/functions/forced/call", json={}), 422, "missing_secret")["secrets"] == ["FORCED"]
+    assert execute(client, "forced()")["status"] == "ok"  # code is run all the same, without
+    problem(client.post("/functions/forced/activate", json={"version": 1, "env": {"X": "1"}}), 422, "missing_secret")
+    client.put("/secrets/FORCED", json={"value": "forced again"})
+    assert call(client, "forced")["result"] == 1
+    assert client.delete("/functions/forced").status_code == 204
+    assert client.delete("/secrets/FORCED").status_code == 204
+
+
+# -- granted
+
+
+def test_grants_are_shown_and_make_versions(client: httpx2.Client) -> None:
+    assert client.get("/functions/charge").json()["secrets"] == ["CHARGE_KEY"]
+    source = "def graded() -> int:\n    return 1\n"
+    assert register(client, source)["secrets"] == []
+    assert register(client, source, secrets=["SHOWN", "CHARGE_KEY"])["version"] == 2
+    again = client.post("/register", json={"source": source, "secrets": ["CHARGE_KEY", "SHOWN"]})
+    assert (again.status_code, again.json()["unchanged"]) == (200, True)
+    assert client.delete("/functions/graded").status_code == 204
+
+
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [
+        ({"secrets": ["NOWHERE"]}, "missing_secret"),
+        ({"secrets": ["not a name"]}, "invalid_secret"),
+        ({"secrets": ["SHOWN"], "env": {"SHOWN": "x"}}, "invalid_secret"),
+    ],
+)
+def test_grants_that_cannot_be_are_refused(client: httpx2.Client, more: dict[str, Any], code: str) -> None:
+    source = "def ungranted() -> int:\n    return 1\n"
+    problem(client.post("/register", json={"source": source, **more}), 422, code)
+    problem(client.post("/register/batch", json={"functions": [{"source": source, **more}]}), 422, code)
+    problem(client.get("/functions/ungranted"), 404, "unknown_function")
+
+
+def test_an_import_that_fails_does_not_tell(client: httpx2.Client) -> None:
+    source = "import os\nprint(os.environ['SHOWN'])\nraise ValueError(os.environ['SHOWN'])\n\ndef loud(): ...\n"
+    answer = client.post("/register", json={"source": source, "secrets": ["SHOWN"]})
+    assert problem(answer, 422, "import_failed")["exception"] == "ValueError: [secret SHOWN]"
+    assert VALUE[::-1] not in answer.text
+    default = "import os\n\ndef loud(a: str = os.environ['SHOWN']) -> str:\n    return 'x'\n"
+    answer = client.post("/register", json={"source": default, "secrets": ["SHOWN"], "dry_run": True})
+    assert answer.status_code == 200
+    assert VALUE[::-1] not in answer.text
+
+
+# -- who has it
+
+
+def test_a_call_has_the_secrets_of_its_function_and_of_those_that_it_uses(client: httpx2.Client) -> None:
+    expected = {"length": len(VALUE), "same": True, "amount": 2}
+    assert call(client, "charge", {"amount": 2})["result"] == expected
+    assert call(client, "bill")["result"] == expected
+    assert call(client, "charge@1", {"amount": 2})["result"] == expected
+    [message] = client.post("/tools/run", json={"tool_calls": [tool_call("c", "show", {"how": "return"})]}).json()[
+        "messages"
+    ]
+    assert message["content"] == "result [secret SHOWN]"
+
+
+def test_no_other_kernel_and_no_process_has_it(client: httpx2.Client) -> None:
+    assert call(client, "plain")["result"] == {"own": False, "others": 0}
+    own = "import os; print('CHARGE_KEY' in os.environ, b'CHARGE_KEY=' in open('/proc/self/environ', 'rb').read())"
+    assert execute(client, own)["output"] == "False False\n"
+    assert execute(client, f"charge(1)['same']; {own}")["output"] == "True False\n"
+    assert execute(client, "from aigbb_functions import *; plain()['own']")["result"] == "False"
+
+
+def test_a_session_keeps_what_it_was_given_and_no_other_has_it(client: httpx2.Client) -> None:
+    look = "import os; sorted(n for n in ('CHARGE_KEY', 'SHOWN') if n in os.environ)"
+    mine, other = (client.post("/sessions").json()["id"] for _ in range(2))
+    assert execute(client, look, session=mine)["result"] == "[]"
+    assert call(client, "charge", {"amount": 1}, session=mine)["status"] == "ok"
+    assert execute(client, look, session=mine)["result"] == "['CHARGE_KEY']"
+    assert execute(client, look, session=other)["result"] == "[]"
+    dynamic = "import aigbb_functions as af; getattr(af, 'sh' + 'ow')"
+    assert "waits for secrets" in execute(client, dynamic, session=mine)["error"]
+    for session in (mine, other):
+        client.delete(f"/sessions/{session}")
+
+
+def test_a_value_that_is_replaced_is_new_in_the_next_kernel_and_the_old_one_is_still_hidden(
+    client: httpx2.Client,
+) -> None:
+    client.put("/secrets/SHOWN", json={"value": "the newer value"})
+    reply = call(client, "show", {"how": "print"})
+    assert (reply["stdout"], reply["result"]) == ("printed [secret SHOWN]\n", "result [secret SHOWN]")
+    assert execute(client, "import os; show; len(os.environ['SHOWN'])")["result"] == "15"
+    assert execute(client, f"print({VALUE[::-1]!r})")["output"] == "[secret SHOWN]\n"
+    client.put("/secrets/SHOWN", json={"value": VALUE[::-1]})
+
+
+# -- scrubbed
+
+
+@pytest.mark.parametrize("how", ["print", "split", "raise", "display", "die", "return"])
+def test_no_answer_and_no_event_shows_it(client: httpx2.Client, how: str) -> None:
+    shown = VALUE[::-1]
+    said = json.dumps(call(client, "show", {"how": how}))
+    followed = list(stream(client, "/execute", {"code": f"show({how!r})"}))
+    assert shown not in said
+    assert shown not in "".join(str(data.get("text", data)) for _, data in followed)
+    if how == "split":
+        assert "".join(data["text"] for name, data in followed if name == "stdout") == "[secret SHOWN]"
+    if how != "die":
+        assert "[secret SHOWN]" in said
+        assert "[secret SHOWN]" in json.dumps([data for _, data in followed])
+
+
+def test_it_is_nowhere_in_clear_text(client: httpx2.Client, server: Server) -> None:
+    execute(client, "charge(1); show('print')")
+    files = [path for path in server.home.parent.rglob("*") if path.is_file() and "cache" not in path.parts]
+    files = [path for path in files if "venv" not in path.parts]
+    values = VALUE.encode(), VALUE[::-1].encode()
+    assert (server.home / "registry.sqlite3") in files
+    assert [path for path in files if any(value in path.read_bytes() for value in values)] == []
+    assert not any(value.decode() in line for line in server.said for value in values)
+    assert json.loads((server.functions / "charge.json").read_text()) == {"secrets": ["CHARGE_KEY"]}
+
+
+# -- what the service itself knows
+
+
+def test_the_services_own_environment_is_not_that_of_kernels_and_their_parent(client: httpx2.Client) -> None:
+    code = """
+import os
+def text(pid):
+    return open(f"/proc/{pid}/environ", "rb").read().decode(errors="replace")
+print([n for n in os.environ if n.startswith(("OPENAI", "AIGBB_TOKEN", "AIGBB_HOME"))])
+print(any("OPENAI" in text(pid) for pid in ("self", os.getppid())))
+"""
+    assert execute(client, code)["output"] == "[]\nFalse\n"
+
+
+# -- from the command line, and from Python
+
+
+def test_commands_set_list_grant_and_delete(client: httpx2.Client, server: Server, tmp_path: Path) -> None:
+    environment = {**server.environment, "AIGBB_PORT": server.url.rpartition(":")[2]}
+
+    def aigbb(*arguments: str, stdin: str = "", code: int = 0) -> str:
+        done = CliRunner().invoke(app, arguments, input=stdin, env=environment)
+        assert done.exit_code == code, done.output
+        return done.output
+
+    file = tmp_path / "typed.py"
+    file.write_text("import os\n\ndef typed() -> int:\n    return len(os.environ['TYPED'])\n")
+    assert "TYPED is set" in aigbb("secrets", "set", "TYPED", stdin="typed value\n")
+    aigbb("register", str(file), "--secret", "TYPED")
+    assert call(client, "typed")["result"] == len("typed value")
+    assert "granted to typed" in aigbb("secrets", "set", "TYPED", stdin="typed value\n")
+    assert {"name": "TYPED", "functions": ["typed"]}.items() <= json.loads(aigbb("secrets", "list", "--json"))[
+        -1
+    ].items()
+    assert "TYPED" in aigbb("secrets", "list")
+    assert "TYPED" in aigbb("show", "typed")
+    assert "secret_in_use" in aigbb("secrets", "delete", "TYPED", code=2)
+    assert "deleted" in aigbb("secrets", "delete", "TYPED", "--force")
+    aigbb("delete", "typed")
+
+
+def test_programs_set_list_and_delete(client: httpx2.Client, server: Server) -> None:
+    with Aigbb(server.url, server.token) as aigbb:
+        assert aigbb.set_secret("PROGRAM", "programs value")["name"] == "PROGRAM"
+        aigbb.register("def program() -> int:\n    return 1\n", secrets=["PROGRAM"])
+        assert [one["functions"] for one in aigbb.secrets() if one["name"] == "PROGRAM"] == [["program"]]
+        aigbb.delete_secret("PROGRAM", force=True)
+        aigbb.delete("program")
