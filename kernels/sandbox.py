@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from typing import Any
 
 # Seconds for what is still in the pipes of a child that has ended.
 DRAIN = 2.0
+_PR_SET_DUMPABLE = 4  # as linux/prctl.h has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +127,16 @@ async def run(
     """Run a child to its end or to `timeout` seconds; see `Child`."""
     child = await Child.start(argv, env=env, cwd=cwd, on_line=on_line, limit=limit)
     return await child.finish(stdin, timeout)
+
+
+def hide_memory() -> None:
+    """Let no other process of this user read our environment and memory, unless it may trace all processes.
+
+    On Linux only; root may trace all, where nobody has taken that from it. Children that run another program are as
+    readable as ever.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def kill_group(pid: int) -> None:

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from kernels.kernelspecs import ALIAS
 from kernels.progress import Report, Step
+from kernels.sandbox import hide_memory
 from server.api import create_app
 from server.errors import PortInUse
 from server.logs import configure_logs
@@ -29,6 +30,7 @@ from server.settings import Settings, unknown
 def serve(settings: Settings, console: Console) -> None:
     """Run until SIGINT or SIGTERM. Raises AigbbError when it cannot start."""
     settings.check_bind()
+    hide_memory()  # keys of models above all: kernels run as the same user
     configure_logs(settings.log_level)
     uvloop.run(_serve(settings, console))
 

@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from .launch import hide_memory
 from .package import PACKAGE, typed_dicts
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Calling:
     async def on_give(self, stream: Any, identity: Any, request: Mapping[str, Any]) -> None:
         """Take secrets: no environment that other processes can read has ever held them."""
         given = request["content"]
+        hide_memory()
         os.environ.update(given["values"])
         self.functions.library.give(given["names"])
         self.shell.kernel.session.send(stream, "aigbb_give_reply", {"status": "ok"}, request, identity)
