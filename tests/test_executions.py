@@ -20,11 +20,15 @@ from kernels.outputs import Done, Execution, Output, Stream
 from kernels.pool import Limits, Pool
 from kernels.tasks import Task
 from server.callers import Caller
+from server.database import Database
 from server.errors import AigbbError, ExecutionNotFound
 from server.executions import Executions
+from server.granting import Secrets
 from server.observing import Observer
+from server.registry import Registry, State
 from server.running import Cut, Ended, Entry, Keep, Log, Queued, Records, Running
 from server.settings import Settings
+from server.vault import Vault
 from tests.conftest import launching
 from tests.waiting import until
 
@@ -197,6 +201,11 @@ async def test_others_are_not_seen_but_by_who_sees_all() -> None:
 # -- on kernels
 
 
+def nothing_secret() -> Secrets:
+    """Of a service without any secret: no store is asked."""
+    return Secrets(Vault(cast("Database", None), Path(), ""), cast("Registry", None), State)
+
+
 @asynccontextmanager
 async def executing(
     generation: Generation, home: Home, folder: Path, **limits: Any
@@ -206,7 +215,7 @@ async def executing(
     with launching(generation, home, folder) as launch:
         async with (
             Pool(lambda: launch, Limits(**{"spares": 0, "fork": False, **limits})) as pool,
-            Executions(settings, pool, Observer()) as executions,
+            Executions(settings, pool, Observer(), nothing_secret()) as executions,
         ):
             yield executions, pool
 
