@@ -7,10 +7,11 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
+from uuid import uuid4
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -109,6 +110,37 @@ async def on_disk(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     except asyncio.CancelledError:
         await asyncio.wait([running])
         raise
+
+
+def remove_all(folder: Path) -> None:
+    """Remove a folder that code of others has had: however deep it is, and whatever may not be read in it.
+
+    What the system does not give up all the same stays.
+    """
+    with suppress(OSError):
+        left = _emptied(folder, folder)
+        while left:
+            here = left.pop()
+            left += _emptied(here, folder)
+            here.rmdir()
+        folder.rmdir()
+
+
+def _emptied(here: Path, top: Path) -> list[Path]:
+    """Remove the files of a folder, and return its folders. They are moved to the top: no path gets too long."""
+    here.chmod(0o700)
+    inner = []
+    with os.scandir(here) as entries:
+        for entry in list(entries):
+            path = Path(entry)
+            if not entry.is_dir(follow_symlinks=False):
+                path.unlink()
+            elif here == top:
+                inner.append(path)
+            else:
+                path.chmod(0o700)
+                inner.append(path.rename(top / uuid4().hex))
+    return inner
 
 
 def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:

@@ -7,8 +7,6 @@ status have come, when the process has ended, or at its deadline.
 from __future__ import annotations
 
 import asyncio
-import shutil
-import signal
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import ExitStack, aclosing, suppress
@@ -24,20 +22,22 @@ from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 
 from kernels.channels import Channels, Message
+from kernels.endings import Death, Ending
 from kernels.errors import KernelStartFailed
-from kernels.home import on_disk
+from kernels.home import on_disk, remove_all
 from kernels.messages import clean, from_call, from_message, left_out
-from kernels.outputs import Cap, Done, Output, Refused
+from kernels.outputs import Cap, Done, Output, Refused, Status
 from kernels.sandbox import kill_group, process_end
 from kernels.tasks import CALL, Run, Task, resolve
 
 START_TIMEOUT = 60.0
 # After a reply without idle, or idle without a reply: how long the other may take.
-HALF_DONE_GRACE = 3.0
+HALF_DONE_GRACE = 5.0
 # How long code may take to begin, so that it can be interrupted, and then to stop before it is killed.
 INTERRUPT_GRACE = 1.0
-# The same for code that somebody cancelled, whose kernel may have variables that are still wanted.
-CANCEL_GRACE = 5.0
+# The same, at most, for code that was given long: a tenth of that. For code that somebody cancelled, whose kernel may
+# have variables that are still wanted; and for code that has written too much: what it wrote before comes first.
+MAX_GRACE = 5.0
 # The first moments of an execution are IPython's own, and an interrupt then costs the kernel its reply.
 INTERRUPT_DELAY = 0.1
 # How long what a dead kernel has sent may still be on its way.
@@ -48,8 +48,6 @@ KEPT_OPEN = 1.0
 PREPARE_SECONDS = 30.0
 
 State = Literal["idle", "busy", "dead"]
-# How a kernel came to its end before anybody was done with it: it left, a signal ended it, or we had to.
-Death = Literal["exit", "signal", "killed", "timeout", "abandoned", "poisoned"]
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ class Kernel:
         self._loop = asyncio.get_running_loop()
         self._welcomed: asyncio.Future[None] = self._loop.create_future()
         self._ready: asyncio.Future[None] = self._loop.create_future()
-        self._ended: asyncio.Future[int | None] = self._loop.create_future()
+        self._ended: asyncio.Future[Ending] = self._loop.create_future()
         self._watching: asyncio.Task[None] | None = None
         self._channels: Channels | None = None
         self._run: Run | None = None
@@ -206,7 +204,7 @@ class Kernel:
             self._channels.close()
         if self._manager.provisioner is not None:
             await self._manager.cleanup_resources()
-        await on_disk(shutil.rmtree, self.workdir, ignore_errors=True)
+        await on_disk(remove_all, self.workdir)
 
     async def _launch(self) -> None:
         words = self.workdir / ".start.log"
@@ -243,7 +241,7 @@ class Kernel:
                 await self._first(self._ready, timeout=None)
         except TimeoutError:
             return f"was not ready after {START_TIMEOUT:g} s"
-        return f"{self._ending()} before it was ready" if self._ended.done() else None
+        return f"{self._ended.result()} before it was ready" if self._ended.done() else None
 
     def _new_id(self) -> str:
         """Of a request, as Jupyter's clients name them: by the session, and a number."""
@@ -261,12 +259,15 @@ class Kernel:
         run = self._run
         if run is None or message.parent != run.id:
             return
+        run.heard += message.size
         if not message.whole:
             self._skip(run, message)
         elif message.channel == "shell":
             self._on_reply(run, message, message.content())
         else:
             self._on_iopub(run, message.kind, message.content())
+        if run.heard > run.cap.most:
+            self._bring_about(run, partial(self._overflow, run))
 
     def _on_reply(self, run: Run, message: Message, content: Mapping[str, Any]) -> None:
         if message.kind == f"{run.kind}_reply" and run.reply is None and isinstance(content, dict):
@@ -335,34 +336,50 @@ class Kernel:
         return self._finished(run) if run.over.done() else self._died(run)
 
     def _died(self, run: Run) -> Done:
-        return self._done(run, "died", f"The kernel {self._ending()}.")
+        ending = self._ended.result()
+        return self._done(run, "died", f"The kernel {ending}.", ending)
 
     async def _half_finished(self, run: Run) -> Done:
         """The kernel lost its wits: idle without a reply, or a reply whose output never ended."""
         await self._kill("poisoned")
-        return self._done(run, "died", "The kernel stopped answering properly and was replaced.")
+        ending = Ending("poisoned")
+        return self._done(run, "died", f"The kernel {ending}.", ending)
 
     async def _time_out(self, run: Run, timeout: float) -> Done:
-        await self._interrupt(run)
-        await self._first(run.over, timeout=INTERRUPT_GRACE)
-        if run.over.done():
-            return self._done(run, "timeout", f"Timed out after {timeout:g} s; the code was interrupted.")
-        await self._kill("timeout")
-        return self._done(
-            run, "timeout", f"Timed out after {timeout:g} s; the code did not stop and its kernel was killed."
-        )
+        grace = min(max(INTERRUPT_GRACE, timeout / 10), MAX_GRACE)
+        return await self._cut_short(run, "timeout", f"Timed out after {timeout:g} s", grace)
 
     async def _give_up(self, run: Run) -> Done:
         await self._interrupt(run)
-        await self._first(run.over, timeout=CANCEL_GRACE)
+        await self._first(run.over, timeout=MAX_GRACE)
         if run.over.done():
             return self._finished(run)
         if self._ended.done():
             return await self._outlived(run)
         await self._kill()
-        return self._done(run, "cancelled", "The code did not stop when it was interrupted; its kernel was killed.")
+        words = "The code did not stop when it was interrupted; its kernel was killed."
+        return self._done(run, "cancelled", words, Ending("killed"))
 
-    def _done(self, run: Run, status: Any, detail: str | None) -> Done:
+    async def _overflow(self, run: Run) -> Done:
+        return await self._cut_short(run, "output_limit", f"Wrote more than {run.cap.most:,} bytes", MAX_GRACE)
+
+    async def _cut_short(self, run: Run, status: Literal["timeout", "output_limit"], why: str, grace: float) -> Done:
+        """Stop code that went over a limit, unless it comes to its end first: then it ended by itself."""
+        sent = await self._interrupt(run)
+        began = run.begun.done()
+        await self._first(run.over, timeout=grace)
+        if run.over.done():
+            words = f"{why}; the code was interrupted."
+            return self._done(run, status, words, Ending("interrupted")) if sent and began else self._finished(run)
+        if self._ended.done() and not sent:
+            return self._died(run)
+        await self._kill(status)
+        if not began:
+            words = f"{why}, and the code had not begun: what ran before had left its kernel unable to; it was killed."
+            return self._done(run, status, words, Ending("not_started"))
+        return self._done(run, status, f"{why}; the code did not stop and its kernel was killed.", Ending("killed"))
+
+    def _done(self, run: Run, status: Status, detail: str | None, ending: Ending | None = None) -> Done:
         count = (run.reply or {}).get("execution_count")
         return Done(
             status,
@@ -372,18 +389,22 @@ class Kernel:
             kernel_lost=self._ended.done(),
             snapshot=run.snapshot,
             seconds=time.perf_counter() - run.started,
+            reason=ending.reason if ending else None,
+            exit_code=ending.exit_code if ending else None,
+            signal=ending.signal if ending else None,
         )
 
-    async def _interrupt(self, run: Run) -> None:
-        """Interrupt code once it has begun: before that, the kernel would ignore it."""
+    async def _interrupt(self, run: Run) -> bool:
+        """Interrupt code once it has begun: before that, the kernel would ignore it. Whether there was need to."""
         await self._first(run.begun, timeout=INTERRUPT_GRACE)
         await self._first(run.over, timeout=INTERRUPT_DELAY)
         if self._ended.done() or run.over.done():
-            return
+            return False
         with suppress(ProcessLookupError):
             await self._manager.interrupt_kernel()
         # An interrupt that meets an `await` takes effect only when another message arrives.
         self._ask("kernel_info_request", self._new_id(), {})
+        return True
 
     async def _first(self, future: asyncio.Future[None], *, timeout: float | None) -> None:
         """Wait for a future or for the kernel's end, at most `timeout` seconds."""
@@ -400,11 +421,13 @@ class Kernel:
             await asyncio.wait([self._ended])
 
     async def _watch(self) -> None:
-        """See the process's end at once, end its group too, and keep the exit code."""
+        """See the process's end at once, end its group too, and keep how it ended."""
         provisioner: Any = self._manager.provisioner  # pid is not in the base class's types
         await process_end(provisioner.pid)
         kill_group(provisioner.pid)
-        self._ended.set_result(await provisioner.wait())
+        code = await provisioner.wait()
+        ran_out = getattr(provisioner, "out_of_memory", None)  # only ours knows
+        self._ended.set_result(Ending.of(code, stopped=self._stopped, out_of_memory=bool(ran_out)))
         if self._lost is not None and (death := self._death()):
             self._lost(death)
         if self._run is not None:
@@ -413,25 +436,7 @@ class Kernel:
             self._loop.call_later(KEPT_OPEN, self._channels.close)
 
     def _death(self) -> Death | None:
-        if self._stopped:
-            return self._killed_for
-        code = self._ended.result()
-        if code is None or code >= 0:
-            return "exit"
-        return "killed" if code == -signal.SIGKILL else "signal"
-
-    def _ending(self) -> str:
-        if self._stopped:
-            return "was stopped"
-        code = self._ended.result()
-        if code is None or code >= 0:
-            return f"exited with code {code}"
-        try:
-            name = signal.Signals(-code).name
-        except ValueError:
-            name = f"signal {-code}"
-        memory = "; often the machine, or its limit, ran out of memory" if name == "SIGKILL" else ""
-        return f"was killed by {name}{memory}"
+        return self._killed_for if self._stopped else self._ended.result().cause
 
 
 def _open_new(path: Path) -> BinaryIO:

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate, groupby
 from typing import Any, Literal
 
-Status = Literal["ok", "error", "timeout", "cancelled", "died"]
+from kernels.endings import Reason
+
+Status = Literal["ok", "error", "timeout", "output_limit", "cancelled", "died"]
 Bundle = Mapping[str, Any]
 
 
@@ -64,7 +66,7 @@ class Done:
 
     truncated: the cap cut something. kernel_lost: the kernel ended, and its variables with it. seconds: how
     long the code ran, without what came before. snapshot: the number of the functions' snapshot that it ran with,
-    if the kernel said.
+    if the kernel said. reason, exit_code and signal: what ended it, see `Ending`; of timeout, output_limit and died.
     """
 
     status: Status
@@ -74,6 +76,9 @@ class Done:
     kernel_lost: bool = False
     seconds: float = field(default=0.0, compare=False)
     snapshot: int | None = field(default=None, compare=False)
+    reason: Reason | None = None
+    exit_code: int | None = None
+    signal: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +181,8 @@ def _joined(outputs: Iterable[Stream | Display | Result | Error]) -> Iterator[St
 _ITEM = 64
 # Held text of one stream is joined up to this length, which spares it that cost.
 _JOIN = 1024
+# How many times the cap, and at least how many bytes, code may write before it is stopped.
+_EXCESS, _LEAST_EXCESS = 32, 32 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -200,6 +207,11 @@ class Cap:
     _passed: bool = False
     _held: deque[Output] = field(default_factory=deque)
     _start: int = 0  # of the first item held: what is before it has been cut
+
+    @property
+    def most(self) -> int:
+        """Bytes after which code that still writes is to be stopped."""
+        return max(_EXCESS * self.limit, _LEAST_EXCESS)
 
     def accept(self, item: Output) -> Iterator[Output]:
         """What may be passed on now that this item has come."""

@@ -18,9 +18,10 @@ import structlog
 import zmq.asyncio
 
 from kernels.admission import Admission, seconds_for
+from kernels.endings import Death
 from kernels.errors import PoolExhausted, SessionBusy, SessionExists, SessionNotFound
 from kernels.forkserver import Forks
-from kernels.kernel import Death, Kernel, Launch, State
+from kernels.kernel import Kernel, Launch, State
 from kernels.outputs import Done, Output, Stream
 from kernels.spares import Spares, Stock
 from kernels.tasks import Task

@@ -12,6 +12,7 @@ import signal
 import socket
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -143,9 +144,14 @@ class Fork:
 class ForkProvisioner(LocalProvisioner):
     """Forks a kernel from the warm parent that its environment names, or starts it as any other where none answers."""
 
+    home = ""  # the kernel's own folder
+    # After `wait`: whether the system killed it for the memory that it used. Nobody here knows of any.
+    out_of_memory = False
+
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """As LocalProvisioner does."""
         env = dict(kwargs.pop("env"))
+        self.home = env["HOME"]
         address = env.pop(SOCKET, None)
         fork = await self._fork(address, cmd, env, kwargs) if address else None
         if fork is None:
@@ -155,12 +161,14 @@ class ForkProvisioner(LocalProvisioner):
         return self.connection_info
 
     async def wait(self) -> int | None:
-        """The exit code, once the process has ended."""
+        """The exit code, once the process has ended, and what it left running too."""
         if not isinstance(self.process, Fork):
-            return await super().wait()
-        code = await self.process.ended()
+            code = await super().wait()
+            await asyncio.to_thread(kill_all_of, self.home)
+            return code
+        ended = await self.process.ended()
         self.process = None
-        return code
+        return ended
 
     async def _fork(self, address: str, cmd: list[str], env: dict[str, str], kwargs: dict[str, Any]) -> Fork | None:
         request = {"do": "fork", "argv": cmd[2:], "env": env, "cwd": str(kwargs["cwd"]), "owned": True}
@@ -180,3 +188,12 @@ class ForkProvisioner(LocalProvisioner):
             raise
         line.close()
         return None
+
+
+def kill_all_of(home: str) -> None:
+    """SIGKILL what a kernel has left running that no warm parent knows of: what still has its folder as HOME."""
+    marker = f"HOME={home}".encode()
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # it has ended, or is not ours
+            if marker in environ.read_bytes().split(b"\0"):
+                os.kill(int(environ.parent.name), signal.SIGKILL)

@@ -91,6 +91,7 @@ class Run:
     idle: bool = False
     raised: bool = False
     interrupted: bool = False
+    heard: int = 0  # bytes of what it has published
     done: Done | None = None
     _settling: asyncio.Task[Done] | None = None
     _left: bool = False

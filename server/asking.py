@@ -146,7 +146,10 @@ class ChatResult:
 
 @dataclass(frozen=True)
 class Executed:
-    """What code did: its text, the text of its last expression, and one line about what went wrong."""
+    """What code did: its text, the text of its last expression, and one line about what went wrong.
+
+    reason: what ended it. state_preserved: whether a session's variables are still there; None without a session.
+    """
 
     status: str
     output: str
@@ -155,6 +158,8 @@ class Executed:
     stderr: str
     outputs: Sequence[Mapping[str, Any]] = field(repr=False)
     body: Mapping[str, Any] = field(repr=False)
+    reason: str | None = None
+    state_preserved: bool | None = None
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> Executed:

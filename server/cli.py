@@ -106,8 +106,14 @@ def execute(
         done = client.events("/execute", body, _show)
         if done["detail"]:
             say(f"[red]{done['status']}[/]  {escape(done['detail'])}")
+        _say_lost(done)
     if done["status"] != "ok":
         raise typer.Exit(CODE_FAILED)
+
+
+def _say_lost(done: Mapping[str, Any]) -> None:
+    if done["state_preserved"] is False:
+        say("[yellow]The session goes on with a clean kernel; its variables are lost.[/]")
 
 
 def _show(name: str, item: dict[str, Any]) -> None:
@@ -148,6 +154,7 @@ def call(
         print_json(done)
     else:
         _print_called(done)
+        _say_lost(done)
     if done["status"] != "ok":
         raise typer.Exit(CODE_FAILED)
 

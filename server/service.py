@@ -12,9 +12,10 @@ from typing import Any, Self, TypeVar
 from filelock import AsyncFileLock, Timeout
 
 from kernels import sandbox
+from kernels.endings import Death
 from kernels.environments import Generation
 from kernels.home import Home
-from kernels.kernel import Death, Launch
+from kernels.kernel import Launch
 from kernels.outputs import Execution
 from kernels.pool import Pool
 from kernels.progress import Report, silent

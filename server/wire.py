@@ -6,14 +6,15 @@ import difflib
 import math
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi.sse import ServerSentEvent
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints, model_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from kernels.outputs import Display, Done, Error, Execution, Result, Stream
+from kernels.endings import Reason
+from kernels.outputs import Display, Done, Error, Execution, Result, Status, Stream
 from kernels.progress import Step
 from server.errors import AigbbError
 from server.hints import hint_for
@@ -108,6 +109,18 @@ class ErrorDetail(Answer):
 
 ExecutionId = Annotated[str, Field(description="Of the execution; also in the header X-Execution-Id and in the log")]
 KernelName = Annotated[str | None, Field(description="Its name in Jupyter; null where none was reached")]
+StatePreserved = Annotated[
+    bool | None, Field(description="Whether the session's variables are still there; null without a session")
+]
+EndedBy = Annotated[
+    Reason | None,
+    Field(
+        description="What ended it. Of died: exit, signal, oom, stopped, poisoned. "
+        "Of timeout and output_limit: interrupted, killed, not_started"
+    ),
+]
+ExitCode = Annotated[int | None, Field(description="Of a kernel that exited")]
+EndedBySignal = Annotated[str | None, Field(description="Of a kernel that a signal killed, such as SIGSEGV")]
 
 
 class ExecuteAnswer(Answer):
@@ -117,7 +130,7 @@ class ExecuteAnswer(Answer):
     result: Annotated[str | None, Field(description="Text of the last expression")]
     error: Annotated[str | None, Field(description="One line: what went wrong")]
     id: ExecutionId
-    status: Literal["ok", "error", "timeout", "cancelled", "died"]
+    status: Status
     outputs: Annotated[
         list[dict[str, Any]], Field(description="Everything shown, in order, in Jupyter's notebook format")
     ]
@@ -133,6 +146,10 @@ class ExecuteAnswer(Answer):
     waited_ms: Annotated[float, Field(description="How long it waited for a place and a kernel")]
     truncated: bool
     kernel_lost: Annotated[bool, Field(description="The kernel ended; in a session, variables are gone")]
+    state_preserved: StatePreserved
+    reason: EndedBy
+    exit_code: ExitCode
+    signal: EndedBySignal
 
 
 class SessionAnswer(Answer):
@@ -271,14 +288,25 @@ def execute_answer(
         execution_count=done.execution_count,
         **times(done, total_ms),
         truncated=done.truncated,
-        kernel_lost=done.kernel_lost,
+        **ending(done, running.session),
     )
 
 
-def times(done: Done, total_ms: float) -> dict[str, float]:
+def times(done: Done, total_ms: float) -> dict[str, Any]:
     """How long the code ran, and how long it waited, in milliseconds."""
     duration = round(done.seconds * 1000, 1)
     return {"duration_ms": duration, "waited_ms": max(0.0, round(total_ms - duration, 1))}
+
+
+def ending(done: Done, session: str | None) -> dict[str, Any]:
+    """What ended it, and what is left."""
+    return {
+        "kernel_lost": done.kernel_lost,
+        "state_preserved": None if session is None else not done.kernel_lost,
+        "reason": done.reason,
+        "exit_code": done.exit_code,
+        "signal": done.signal,
+    }
 
 
 def error_line(done: Done, error: Error | None) -> str | None:

@@ -7,12 +7,26 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from kernels.outputs import Stream
+from kernels.outputs import Status, Stream
 from server.batch import Terms
 from server.calls import Called, ToolResult
 from server.chat import Form, ToolTurn
 from server.completions import ToolCall, mended
-from server.wire import Answer, Body, ErrorDetail, ExecutionId, KernelName, as_notebook, error_line, times
+from server.wire import (
+    Answer,
+    Body,
+    EndedBy,
+    EndedBySignal,
+    ErrorDetail,
+    ExecutionId,
+    ExitCode,
+    KernelName,
+    StatePreserved,
+    as_notebook,
+    ending,
+    error_line,
+    times,
+)
 from server.wire_approvals import ApprovalAnswer, Approved, Confirm
 
 
@@ -99,7 +113,7 @@ class CallAnswer(Answer):
     name: str
     version: Annotated[int, Field(description="The version that ran")]
     id: ExecutionId
-    status: Literal["ok", "error", "timeout", "cancelled", "died"]
+    status: Status
     result: Annotated[Any, Field(description="The result as JSON; null where there is none")]
     content: Annotated[str | None, Field(description="The result as text for a model, at most AIGBB_MAX_CONTENT of it")]
     error: Annotated[str | None, Field(description="One line: what went wrong")]
@@ -116,6 +130,10 @@ class CallAnswer(Answer):
     waited_ms: float
     truncated: bool
     kernel_lost: bool
+    state_preserved: StatePreserved
+    reason: EndedBy
+    exit_code: ExitCode
+    signal: EndedBySignal
 
     @classmethod
     def of(cls, called: Called, session: str | None) -> CallAnswer:
@@ -141,7 +159,7 @@ class CallAnswer(Answer):
             snapshot=done.snapshot,
             **times(done, called.total_ms),
             truncated=done.truncated,
-            kernel_lost=done.kernel_lost,
+            **ending(done, session),
         )
 
 

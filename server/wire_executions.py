@@ -9,14 +9,24 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from starlette.requests import Request
 
-from kernels.outputs import Clear, Display, Done, Error, Output, Refused, Result, Returned, Stream
+from kernels.outputs import Clear, Display, Done, Error, Output, Refused, Result, Returned, Status, Stream
 from server.errors import AigbbError
 from server.hints import hint_for
 from server.running import Cut, Ended, Entry, Queued, Running, Started
-from server.wire import Answer, ExecuteAnswer, ExecutionId, KernelName, Problem, as_notebook, problem_body, times
+from server.wire import (
+    Answer,
+    ExecuteAnswer,
+    ExecutionId,
+    KernelName,
+    Problem,
+    as_notebook,
+    ending,
+    problem_body,
+    times,
+)
 from server.wire_calls import CallAnswer
 
-_Status = Literal["queued", "starting", "running", "ok", "error", "timeout", "cancelled", "died", "failed"]
+_Status = Literal["queued", "starting", "running", "failed"] | Status
 
 
 class ExecutionInfo(Answer):
@@ -134,4 +144,4 @@ def _done(running: Running) -> dict[str, Any]:
     told = {"id": running.id, "status": running.state, "session": running.session, "kernel": running.kernel}
     called = running.answer if isinstance(running.answer, CallAnswer) else None
     result = {name: getattr(called, name) for name in ("name", "version", "result", "content")} if called else {}
-    return {**data, **told, **times(done, total), **result}
+    return {**data, **told, **times(done, total), **ending(done, running.session), **result}

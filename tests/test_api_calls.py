@@ -149,6 +149,10 @@ def test_a_call_answers_with_all_that_there_is_to_know(client: httpx2.Client) ->
         "session": None,
         "truncated": False,
         "kernel_lost": False,
+        "state_preserved": None,
+        "reason": None,
+        "exit_code": None,
+        "signal": None,
     }
 
 

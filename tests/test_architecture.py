@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 # Each module may import those on lines above its own, and those on its own line only where noted.
 ORDER = [
+    ["kernels.endings"],
     ["kernels.errors", "kernels.progress", "kernels.outputs", "kernels.home"],
     ["kernels.messages", "kernels.sandbox", "kernels.admission", "kernels.channels"],
     ["kernels.tasks"],

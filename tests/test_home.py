@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kernels.home import Home, on_disk, write_atomically
+from kernels.home import Home, on_disk, remove_all, write_atomically
 
 
 def mode(path: Path) -> int:
@@ -198,3 +198,22 @@ async def test_a_cancelled_caller_waits_for_the_end_of_the_work() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert ended.is_set()
+
+
+def test_a_folder_is_removed_however_deep_it_is_and_whatever_may_not_be_read(tmp_path: Path) -> None:
+    top = tmp_path / "work"
+    (top / "closed" / "inner").mkdir(parents=True)
+    (top / "closed" / "inner" / "file").touch()
+    (top / "closed" / "inner").chmod(0)
+    (top / "closed").chmod(0)
+    (top / "away").symlink_to(tmp_path)
+    descriptor = os.open(top, os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("d", dir_fd=descriptor)
+        inner = os.open("d", os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = inner
+    os.close(descriptor)
+    remove_all(top)
+    assert list(tmp_path.iterdir()) == []
+    remove_all(top)

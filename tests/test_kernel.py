@@ -226,19 +226,20 @@ async def test_abandoned_code_that_does_not_stop_is_killed(kernel: Kernel) -> No
 
 
 @pytest.mark.parametrize(
-    ("code", "words"),
+    ("code", "words", "how"),
     [
-        ("import os\nos._exit(3)", "exited with code 3"),
-        ("import os\nos.kill(os.getpid(), 9)", "SIGKILL"),
-        ("import ctypes\nctypes.string_at(0)", "SIGSEGV"),
+        ("import os\nos._exit(3)", "exited with code 3", ("exit", 3, None)),
+        ("import os\nos.kill(os.getpid(), 9)", "SIGKILL", ("signal", None, "SIGKILL")),
+        ("import ctypes\nctypes.string_at(0)", "SIGSEGV", ("signal", None, "SIGSEGV")),
     ],
 )
-async def test_a_death_is_seen_at_once(kernel: Kernel, code: str, words: str) -> None:
+async def test_a_death_is_seen_at_once(kernel: Kernel, code: str, words: str, how: tuple[object, ...]) -> None:
     with anyio.fail_after(20):  # and not at the deadline
         execution = await run(kernel, code, timeout=600)
     assert execution.done.status == "died"
     assert execution.done.kernel_lost
     assert words in str(execution.done.detail)
+    assert (execution.done.reason, execution.done.exit_code, execution.done.signal) == how
     assert kernel.state == "dead"
     assert (await run(kernel, "1")).done.status == "died"
 
@@ -268,6 +269,28 @@ async def test_a_stopped_kernel_takes_its_children_along(kernel: Kernel) -> None
     assert (await waiting).done.detail == "The kernel was stopped."
     await process_end(int(execution.result or 0))
     assert not kernel.workdir.exists()
+
+
+LEFT_RUNNING = """
+import subprocess, sys
+child = "['sleep', '600'], start_new_session=True, stdout=-3, stderr=-3"
+daemon = f"import subprocess; print(subprocess.Popen({child}).pid)"
+print(subprocess.run([sys.executable, '-c', daemon], capture_output=True, text=True).stdout)
+print(subprocess.Popen(['sleep', '600'], start_new_session=True).pid, flush=True)
+"""
+
+
+@pytest.mark.parametrize("end", ["import os; os._exit(0)", None], ids=["died", "stopped"])
+async def test_what_a_kernel_left_running_ends_with_it_wherever_it_has_gone(kernel: Kernel, end: str | None) -> None:
+    started = await run(kernel, LEFT_RUNNING)
+    pids = started.text("stdout").split()
+    assert len(pids) == 2, started
+    if end:
+        assert (await run(kernel, end)).done.status == "died"
+    else:
+        await kernel.stop()
+    for pid in pids:
+        await process_end(int(pid))
 
 
 STARTER = """
@@ -313,8 +336,18 @@ async def test_output_over_the_cap_is_cut_in_the_middle_and_says_how_much(kernel
     assert 5_000 < len(text) < 10_100
 
 
+async def test_endless_output_ends_at_its_limit_and_variables_stay(kernel: Kernel) -> None:
+    code = "kept = 7\nwhile True: print('x' * 100_000)"
+    execution = await run(kernel, code, timeout=600, max_output=10_000)
+    assert (execution.done.status, execution.done.reason) == ("output_limit", "interrupted")
+    assert execution.done.detail == "Wrote more than 33,554,432 bytes; the code was interrupted."
+    assert execution.done.truncated and not execution.done.kernel_lost
+    assert (await run(kernel, "kept")).result == "7"
+
+
 async def test_endless_output_stays_bounded_until_the_deadline(kernel: Kernel) -> None:
-    execution = await run(kernel, "while True: print('x' * 1000)", timeout=1.5, max_output=10_000)
+    code = "import time\nwhile True: print('x' * 1000, flush=time.sleep(1e-3))"
+    execution = await run(kernel, code, timeout=1.5, max_output=10_000)
     assert execution.done.status == "timeout" and execution.done.truncated
     assert len(execution.text("stdout")) < 10_100
 
@@ -355,12 +388,13 @@ async def test_a_slow_reader_loses_nothing_below_the_cap(kernel: Kernel) -> None
 
 
 async def test_a_deadline_counts_and_memory_is_bounded_while_nobody_reads(kernel: Kernel) -> None:
-    stream = kernel.execute(Task.code("while True: print('x' * 1000)"), timeout=1.0, max_output=10_000)
+    code = "import time\nwhile True: print('x' * 1000, flush=time.sleep(1e-3))"
+    stream = kernel.execute(Task.code(code), timeout=1.0, max_output=10_000)
     await anext(stream)
     run = kernel._run
     assert run is not None
     with anyio.fail_after(30):
-        while not run.over.done():  # interrupted, although nothing is taken
+        while not run._ended:  # stopped, although nothing is taken
             assert sum(len(item.text) for item in run.items if isinstance(item, Stream)) <= 10_000
             await asyncio.sleep(0.01)
     execution = await fold(stream)

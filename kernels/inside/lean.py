@@ -32,6 +32,7 @@ from traitlets import Bool, Callable, DottedObjectName, Type, default
 from .streams import MAX_WAITING, Publisher, ReplyStream, Shield, Stream
 
 ENCODER = json.JSONEncoder(default=json_default, ensure_ascii=False, allow_nan=False)
+ESCAPER = json.JSONEncoder(default=json_default, allow_nan=False)
 
 
 def pack(value: Any) -> bytes:
@@ -40,6 +41,8 @@ def pack(value: Any) -> bytes:
         return b"{}"
     try:
         return ENCODER.encode(value).encode()
+    except UnicodeEncodeError:  # a text with lone surrogates, which jupyter_client's own packer gives up on
+        return ESCAPER.encode(value).encode()
     except (TypeError, ValueError):
         return session.json_packer(value)
 

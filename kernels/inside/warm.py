@@ -30,6 +30,7 @@ from typing import Any, NoReturn
 
 from .library import Library
 from .package import PACKAGE
+from .strays import Strays, adopt
 from .trial import Trial, fork, threads
 
 # What every kernel has by default and imports slowly, and what each imports once it runs.
@@ -132,6 +133,7 @@ class Parent:
         self.retired = False
         self.selector = selectors.DefaultSelector()
         self.selector.register(listener, selectors.EVENT_READ, self.accept)
+        self.strays = Strays(self.selector, self.own)
 
     def serve(self) -> None:
         """Until it is retired and its last kernel has ended."""
@@ -181,6 +183,10 @@ class Parent:
 
     # -- kernels
 
+    def own(self) -> set[int]:
+        """The processes that are to run: all other children are what kernels left behind."""
+        return {child.pid for child in self.children} | ({self.trial.pid} if self.trial else set())
+
     def fork(self, request: Request, asked: Mapping[str, Any]) -> None:
         """Make a kernel, unless nobody waits for it any more: it would take the files of the one in its place."""
         if request.given_up():
@@ -199,6 +205,7 @@ class Parent:
     def on_end(self, child: Child) -> None:
         """A kernel's process has ended."""
         self.selector.unregister(child.pidfd)
+        self.strays.end()
         child.tell()
 
     def on_closed(self, child: Child) -> None:
@@ -209,8 +216,9 @@ class Parent:
         if not child.ended:
             self.selector.unregister(child.pidfd)
         self.selector.unregister(child.request.connection)
-        self.children.discard(child)
         child.let_go()
+        self.children.discard(child)
+        self.strays.end()
 
     def become(self, request: Request, asked: Mapping[str, Any]) -> NoReturn:
         """In the fork: a process as `asked` says, which hands itself to the kernel."""
@@ -224,6 +232,7 @@ class Parent:
             for number, descriptor in enumerate(streams):
                 os.dup2(descriptor, number)
             self.selector.close()
+            adopt()
             held = request.connection.detach()
             close_all_but({0, 1, 2, held} if not asked["owned"] else {0, 1, 2})
             os.chdir(asked["cwd"])
@@ -278,6 +287,7 @@ class Parent:
         trial, self.trial = self.trial, None
         assert trial is not None
         self.selector.unregister(trial)
+        self.strays.end()
         for name in trial.good:
             self.library.take(name)
             if name in self.library.failures:
@@ -345,6 +355,7 @@ def main(generation: Path, lock: int) -> None:
     template = Template()
     if (count := threads()) > 1:
         sys.exit(f"{count - 1} threads run after importing {', '.join(PRELOADED)}: nothing can be forked from here")
+    adopt()
     parent = Parent(listener, library, template.wake)
     gc.collect()
     gc.freeze()
