@@ -166,13 +166,15 @@ class Probe:
         return ProbeCrashed(f"{what} ended the process ({_ending(finished)}).", function=name, log=said)
 
     def _public(self, node: Any, names: bool = False) -> Any:
-        """A schema less the defaults that hold a secret. names: the keys of this node are parameters' names."""
+        """A schema without secrets: a default that holds one is left out. names: this node's keys are parameters'."""
         match node:
             case dict():
                 kept = {k: v for k, v in node.items() if names or k != "default" or not self._holds_secret(v)}
                 return {k: self._public(v, not names and k in ("properties", "$defs")) for k, v in kept.items()}
             case list():
                 return [self._public(v) for v in node]
+            case str():
+                return self.mask(node)
         return node
 
     def _holds_secret(self, value: object) -> bool:

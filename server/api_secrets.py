@@ -7,8 +7,10 @@ from typing import Annotated
 from fastapi import Query, Response
 from pydantic import Field, SecretStr
 
+from server.functions import MAX_VALUE
 from server.granting import Granted
 from server.routing import Here, Who, routes
+from server.vault import MIN_VALUE
 from server.wire import Answer, Body
 
 router = routes()
@@ -19,7 +21,11 @@ class SecretBody(Body):
 
     value: Annotated[
         SecretStr,
-        Field(description="The value, of 6 characters or more; no answer ever holds it", examples=["sk-Jx0u7Qm1"]),
+        Field(
+            description="The value; no answer ever holds it",
+            examples=["sk-Jx0u7Qm1"],
+            json_schema_extra={"minLength": MIN_VALUE, "maxLength": MAX_VALUE},
+        ),
     ]
 
 

@@ -39,7 +39,7 @@ def _about(old: Function, new: Function) -> Iterator[str]:
 
 def _facts(function: Function) -> dict[str, str]:
     """One line of text each, empty where the author gave nothing."""
-    listed = ("packages", "env", "tags", "bound")
+    listed = ("packages", "env", "secrets", "tags", "bound")
     facts = {
         name: ", ".join(json.dumps(one, ensure_ascii=False)[1:-1] for one in getattr(function, name)) for name in listed
     }

@@ -41,6 +41,7 @@ def test_shows_the_lines_that_differ() -> None:
     [
         ({"packages": ("six",)}, {"packages": ("attrs", "six>=1")}, "-# packages: six\n+# packages: attrs, six>=1\n"),
         ({}, {"env": ("KEY",)}, "+# env: KEY\n"),
+        ({"secrets": ("KEY",)}, {"secrets": ("KEY", "USER")}, "-# secrets: KEY\n+# secrets: KEY, USER\n"),
         ({"tags": ("a", "b")}, {}, "-# tags: a, b\n"),
         ({}, {"bound": ("user_id",)}, "+# bound: user_id\n"),
         (

@@ -8,7 +8,8 @@ import logging
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import httpx2
@@ -17,6 +18,7 @@ import structlog
 
 from server.logs import MAX_MEMBERS, MAX_TRACEBACK, MAX_VALUE, Lines, configure_logs
 from server.observing import Changed, Lost, Served, Stage, Turned
+from server.scrubbing import Scrubber
 from tests.conftest import Server
 from tests.doors import execute, register, source_of, wait_until
 
@@ -172,3 +174,23 @@ def test_lines_for_each_request_can_be_left_out(written: Written) -> None:
         lines.note(Lost("exit"))
     told = [line["event"] for line in written()]
     assert told == ["request", "request", "chat.turn", "registration", "kernel.lost", "registration", "kernel.lost"]
+
+
+def test_secrets_are_taken_out_before_anything_is_cut(written: Written) -> None:
+    scrubber = Scrubber.of([("hunter22-value", "[secret KEY]")])
+    file = cast(io.StringIO, structlog.get_config()["logger_factory"]._file)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys, "stderr", file)
+        configure_logs("info", scrubber.json)
+    log = structlog.get_logger()
+    log.info("seen hunter22-value", value="x" * (MAX_VALUE - 5) + "hunter22-value", path=Path("/hunter22-value"))
+    try:
+        raise ValueError("hunter22-value")
+    except ValueError:
+        log.exception("failed")
+    logging.getLogger("other").warning("%s", "hunter22-value")
+    lines = written()
+    assert lines[0]["event"] == "seen [secret KEY]"
+    assert lines[0]["path"] == "/[secret KEY]"
+    assert "hunter22" not in json.dumps(lines)
+    assert (lines[1]["exception"].splitlines()[-1], lines[2]["event"]) == ("ValueError: [secret KEY]", "[secret KEY]")

@@ -26,6 +26,7 @@ FOLDERS = [
     "Typed calls",
     "Versions",
     "Dry run and batch",
+    "Secrets",
     "Tools",
     "Approvals",
     "Chat",
