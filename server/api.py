@@ -76,6 +76,13 @@ def create_app(service: Service) -> FastAPI:
         redoc_url=None,
         swagger_ui_parameters={"persistAuthorization": True, "tryItOutEnabled": True},
         generate_unique_id_function=_operation_id,
+        telemetry={
+            "tracer_provider": service.tracing.provider,
+            "tracing": service.tracing.provider is not None,
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+        },
     )
     app.state.service = service
     # What is asked most comes first: routes are tried in order.

@@ -28,6 +28,7 @@ from server.schemas import validate
 from server.scrubbing import Scrubber
 from server.settings import Settings
 from server.telling import Teller, Told
+from server.tracing import Tracing
 
 MAX_LISTED = 50
 # What a model can do about a refusal. Hints are otherwise for those who send requests.
@@ -115,7 +116,9 @@ class Calls:
         teller: Teller,
         generation: Callable[[GenerationRow], Generation],
         launch: Callable[[Generation], Launch],
+        tracing: Tracing,
     ) -> None:
+        self._tracing = tracing
         self._settings = settings
         self._registrar = registrar
         self._registry = registry
@@ -247,7 +250,12 @@ class Calls:
     ) -> ToolResult:
         if began is not None and one.version is not None and not one.reads:
             await began(one.call, one.version)
-        result = one.refusal or await self._run_tool(one, caller, session, timeout)
+        called = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.call.id": one.call.id[:80]}
+        name = one.version.function.name if one.version else None
+        with self._tracing.doing("execute_tool", {**called, "gen_ai.tool.name": name}) as doing:
+            with self._tracing.inside(doing):
+                result = one.refusal or await self._run_tool(one, caller, session, timeout)
+            doing.outcome = result.status
         if ended is not None:
             await ended(result)
         return result

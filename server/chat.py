@@ -29,7 +29,9 @@ from server.errors import (
 )
 from server.llm import Place
 from server.loop import Journal, Loop, Means
+from server.observing import ToolCalled, Turned
 from server.registry import Version
+from server.tracing import Doing
 from server.turns import Event, Suspended, Turn, Waiting, Wish
 
 MAX_LISTED = 200
@@ -100,7 +102,7 @@ class Chat:
         async with self._turn(wish) as means:
             stored = await self._load(wish.conversation)
             loop = await self._begun(means, wish, stored)
-            async with aclosing(self._watched(loop, loop.run())) as events:
+            async with aclosing(self._watched(means, loop, loop.run())) as events:
                 async for event in events:
                     yield event
 
@@ -122,7 +124,8 @@ class Chat:
             assert stored is not None, "what waits in a conversation goes with it"
             await asyncio.to_thread(self._archive.begin, stored.id, (), stored.approved)
             loop = self._loop(means, wish, suspended.name, stored.messages)
-            async with aclosing(self._watched(loop, loop.resume(suspended, list(decisions)))) as events:
+            resumed = loop.resume(suspended, list(decisions))
+            async with aclosing(self._watched(means, loop, resumed)) as events:
                 async for event in events:
                     yield event
 
@@ -136,6 +139,7 @@ class Chat:
         means = self._means()
         terms = replace(terms, policy=stricter(means.policy, terms.policy))
         batch = await Batch(tuple(calls)).run(means.calls, _active(means), terms, Hooks())
+        _tell(means, batch)
         if not batch.held:
             return ToolTurn(forms, batch.results)
         return ToolTurn(forms, batch.results, await self._hold(None, HeldCalls(forms, batch, terms)))
@@ -148,6 +152,7 @@ class Chat:
         check(suspended.batch.held, decisions, _active(means))
         await self._claim(approval)
         batch, terms = await suspended.batch.decided(means.calls, list(decisions), suspended.terms, Hooks())
+        _tell(means, batch)
         return ToolTurn(suspended.forms, batch.results, approved=tuple(sorted(terms.approved)))
 
     # -- what is kept
@@ -239,18 +244,21 @@ class Chat:
         journal = Written(self._archive, wish.conversation) if wish.conversation else Journal()
         return Loop(means, wish, name, offer, messages, journal)
 
-    async def _watched(self, loop: Loop, events: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
+    async def _watched(self, means: Means, loop: Loop, events: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
         """The events of a loop; one that ends to wait is kept before anybody hears of it."""
         try:
-            async with aclosing(events):
-                async for event in events:
-                    if not isinstance(event, Turn):
-                        yield event
-                        continue
-                    turn = await self._ended(loop, event)
-                    if turn.waiting is not None:
-                        yield turn.waiting
-                    yield turn
+            with _told(means, loop) as doing:
+                async with aclosing(events):
+                    async for event in events:
+                        if not isinstance(event, Turn):
+                            yield event
+                            continue
+                        turn = await self._ended(loop, event)
+                        doing.outcome = turn.status
+                        doing.attributes["gen_ai.conversation.id"] = turn.conversation
+                        if turn.waiting is not None:
+                            yield turn.waiting
+                        yield turn
         except AigbbError as error:
             if loop.added:
                 error.extra["messages"] = paired(loop.messages)
@@ -320,6 +328,28 @@ async def outcome(events: AsyncGenerator[Event]) -> Turn:
         *_, last = [event async for event in events]
     assert isinstance(last, Turn)
     return last
+
+
+@contextmanager
+def _told(means: Means, loop: Loop) -> Iterator[Doing]:
+    """Tell of a turn, once it is over."""
+    start = time.perf_counter()
+    asked = {"gen_ai.operation.name": "invoke_agent", "gen_ai.request.model": loop.model}
+    with means.tracing.doing("invoke_agent", asked) as doing:
+        loop.within = doing
+        try:
+            yield doing
+        except AigbbError as error:
+            doing.outcome = error.code
+            raise
+        finally:
+            means.observer.note(Turned(doing.outcome, time.perf_counter() - start))
+
+
+def _tell(means: Means, batch: Batch) -> None:
+    """Tell of tool calls, once all of them are over."""
+    for result in () if batch.held else batch.done:
+        means.observer.note(ToolCalled(result.status))
 
 
 def is_of_tools(approval: Approval) -> bool:

@@ -9,6 +9,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Annotated, Any, Optional
 
 import typer
@@ -46,6 +47,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 CALLS, SERVICE = "Calls", "Service"
+STYLES = {"ok": "green", "warning": "yellow", "problem": "red"}
 
 
 def main() -> None:
@@ -241,12 +243,9 @@ def doctor(as_json: AsJson = False, url: Url = None) -> None:
     settings = Settings()
     findings = examine(settings, Client.find(settings, url))
     if as_json:
-        print_json([{"check": f.check, "ok": f.ok, "detail": f.detail, "fix": f.fix} for f in findings])
+        print_json([{**asdict(f), "fix": "" if f.state == "ok" else f.fix} for f in findings])
     else:
-        rows = [
-            (Text("ok", "green") if f.ok else Text("WRONG", "red"), f.check, f.detail, "" if f.ok else f.fix)
-            for f in findings
-        ]
+        rows = [(Text(f.state, STYLES[f.state]), f.check, f.detail, "" if f.state == "ok" else f.fix) for f in findings]
         print_table("aigbb doctor", ("", "check", "found", "what to do"), rows)
-    if not all(f.ok for f in findings):
+    if any(f.state == "problem" for f in findings):
         raise typer.Exit(REFUSED)

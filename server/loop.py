@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
@@ -15,16 +15,18 @@ from server.batch import Batch, Hooks, Terms
 from server.calls import Calls, ToolResult
 from server.catalog import Catalog
 from server.choosing import SEARCH, Offer, found_by
-from server.completions import Completion, Delta, TextDelta, ToolCall
+from server.completions import Completion, Delta, TextDelta, ToolCall, Usage
 from server.conversations import Message, answer, name_of, paired, problem
 from server.deciding import Decision, Policy
 from server.dialects import spoken, understood
-from server.errors import LimitReached, ToolsRefused
+from server.errors import AigbbError, LimitReached, ToolsRefused
 from server.llm import Asked, Model
 from server.models import Mode, mode_for
+from server.observing import Answered, Observer, ToolCalled
 from server.pictures import with_pictures
 from server.results import Results
 from server.tools import render
+from server.tracing import Doing, Tracing
 from server.turns import Event, Limits, Ready, Round, Said, Status, Suspended, Turn, Wish, usage_of
 
 # The same call with the same failure: after so many, more of it leads nowhere.
@@ -45,6 +47,8 @@ class Means:
     catalog: Catalog
     limits: Limits
     policy: Policy
+    observer: Observer
+    tracing: Tracing
 
 
 class Journal:
@@ -64,7 +68,7 @@ class Loop:
     ) -> None:
         self._means = means
         self._wish = wish
-        self._name = name
+        self.model = self._name = name
         self._offer = offer
         self._journal = journal
         self._limits = wish.limits.within(means.limits)
@@ -79,6 +83,8 @@ class Loop:
         self._batch: Batch | None = None
         self._over: Status | None = None  # why the next answer is the last
         self._turn: Turn | None = None
+        self.within: Doing | None = None  # the span of the whole turn, and of the round
+        self._round_doing: Doing | None = None
 
     @property
     def added(self) -> int:
@@ -89,8 +95,11 @@ class Loop:
         """Ask, run, ask again; the last event is the `Turn`. Raises as the model does, MissingBound, LimitReached."""
         while self._turn is None:
             async with aclosing(self._round()) as events:
-                async for event in events:
-                    yield event
+                with self._means.tracing.doing("round", {"aigbb.round": len(self._rounds)}, self.within) as doing:
+                    self._round_doing = doing
+                    async for event in events:
+                        yield event
+                    doing.outcome = "ok"
         yield self._turn
 
     async def resume(self, suspended: Suspended, decisions: list[Decision]) -> AsyncGenerator[Event]:
@@ -102,9 +111,10 @@ class Loop:
         self._began -= suspended.spent
         # The answers that stand for those that are still to come.
         del self.messages[len(self.messages) - len(suspended.batch.calls) :]
-        batch, self._terms = await suspended.batch.decided(
-            self._means.calls, decisions, self._terms, self._journal.hooks
-        )
+        with self._means.tracing.inside(self.within):
+            batch, self._terms = await suspended.batch.decided(
+                self._means.calls, decisions, self._terms, self._journal.hooks
+            )
         for result in batch.ordered:
             if result not in suspended.batch.done:
                 yield result
@@ -150,7 +160,8 @@ class Loop:
         for call in completion.calls:
             yield Ready(call)
         batch = Batch(completion.calls, self._refused(completion.calls))
-        batch = await batch.run(self._means.calls, self._offer.callable, self._timed(), self._journal.hooks)
+        with self._means.tracing.inside(self._round_doing):
+            batch = await batch.run(self._means.calls, self._offer.callable, self._timed(), self._journal.hooks)
         for result in batch.done:
             yield result
         if batch.held:
@@ -165,15 +176,36 @@ class Loop:
         start, answered = time.perf_counter(), False
         while not answered:
             try:
-                async with aclosing(self._streamed()) as deltas:
-                    async for delta in deltas:
-                        yield delta
+                with self._asking():
+                    async with aclosing(self._streamed()) as deltas:
+                        async for delta in deltas:
+                            yield delta
                 answered = True
             except ToolsRefused:
                 if self._wish.mode is not None or self._mode == "prompt":
                     raise
                 self._mode = mode_for(self._means.model.abilities(self._name))
         self._said = replace(self._said, model_ms=round((time.perf_counter() - start) * 1000, 1))
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Tell of a request to the model."""
+        start, usage = time.perf_counter(), Usage()
+        asked = {"gen_ai.operation.name": "chat", "gen_ai.request.model": self._name}
+        with self._means.tracing.doing(f"chat {self._name}", asked, self._round_doing, client=True) as doing:
+            try:
+                yield
+                doing.outcome, completion = "ok", self._said.completion
+                usage = completion.usage
+                doing.attributes["gen_ai.usage.input_tokens"] = usage.prompt
+                doing.attributes["gen_ai.usage.output_tokens"] = usage.completion
+                doing.attributes["gen_ai.response.finish_reasons"] = (completion.finish or "",)
+            except AigbbError as error:
+                doing.outcome = error.code
+                raise
+            finally:
+                seconds = time.perf_counter() - start
+                self._means.observer.note(Answered(doing.outcome, seconds, usage.prompt, usage.completion))
 
     async def _streamed(self) -> AsyncGenerator[Delta]:
         hidden = self._mode == "prompt"  # not shown before it is known whether it is a call
@@ -250,6 +282,8 @@ class Loop:
         """Every call has its answer in the conversation, in order; whether the turn goes on after that."""
         self._batch = None
         results = batch.ordered
+        for result in results:
+            self._means.observer.note(ToolCalled(result.status))
         await self._add([*(answer(r.call, r.content) for r in results), *self._pictured(results)])
         self._rounds.append(_round(self._said, results))
         self._over = self._verdict(results)

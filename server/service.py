@@ -40,8 +40,10 @@ from server.registrar import Registered, Registrar, Synced, Wanted, find
 from server.registry import Event, GenerationRow, Registry, Version
 from server.results import Results
 from server.running import Running
-from server.settings import Settings
+from server.settings import Settings, traces
 from server.telling import Teller
+from server.tracing import Tracing
+from server.tracing import tracing as traced
 from server.turns import Limits
 from server.vault import Vault
 
@@ -87,9 +89,17 @@ class Service:
     """Registers and executes. `async with Service.open(settings)` owns everything that runs."""
 
     def __init__(
-        self, settings: Settings, home: Home, registry: Registry, archive: Archive, vault: Vault, runtime: Path
+        self,
+        settings: Settings,
+        home: Home,
+        registry: Registry,
+        archive: Archive,
+        vault: Vault,
+        runtime: Path,
+        tracing: Tracing,
     ) -> None:
         self.settings = settings
+        self.tracing = tracing
         self.home = home
         self.token = settings.require_token(home)
         self.token_file = home.token if settings.token is None else None
@@ -97,7 +107,7 @@ class Service:
         self._registry = registry
         self._runtime = runtime
         self._metrics = Metrics(VERSION)
-        self.observer = Observer(self._metrics.note, Lines(requests=settings.access_log).note)
+        self.observer = Observer(self._metrics.note, Lines(requests=settings.access_log).note, tracing.note)
         self.pool = Pool(lambda: self._launch(self.serving.generation), settings.limits(), self._lost)
         self._changer = Changer(settings, home, registry, self.pool, self._launch, vault)
         self._registrar = Registrar(self._changer, registry, self.observer, vault)
@@ -116,6 +126,7 @@ class Service:
             teller,
             self._changer.generation,
             self._launch,
+            tracing,
         )
         self._catalog = Catalog(0)
         self._model = Model(settings)
@@ -138,14 +149,16 @@ class Service:
                 Archive.open(database) as archive,
                 Vault.open(database, home.secrets_key, settings.secrets_keys()) as vault,
             ):
-                service = cls(settings, home, registry, archive, vault, runtime)
-                async with service.pool, service.executions, service._changer, service._registrar, service._model:
-                    synced = await service._registrar.start(report)
-                    service.notes = [f"{file}: {error.detail}" for file, error in synced.failures.items()]
-                    try:
-                        yield service
-                    finally:
-                        await service._finish()
+                async with traced(traces(), VERSION) as tracing:
+                    service = cls(settings, home, registry, archive, vault, runtime, tracing)
+                    async with service.pool, service.executions, service._changer, service._registrar, service._model:
+                        synced = await service._registrar.start(report)
+                        service.notes = [f"{file}: {error.detail}" for file, error in synced.failures.items()]
+                        service.notes += [tracing.problem] if tracing.problem else []
+                        try:
+                            yield service
+                        finally:
+                            await service._finish()
 
     @property
     def serving(self) -> Serving:
@@ -277,7 +290,16 @@ class Service:
         """What a turn of chat works with, as it is now."""
         settings = self.settings
         limits = Limits(settings.max_rounds, settings.max_calls, settings.max_tokens, settings.max_seconds)
-        return Means(self._model, self.calls, self.results, self.catalog, limits, settings.confirm)
+        return Means(
+            self._model,
+            self.calls,
+            self.results,
+            self.catalog,
+            limits,
+            settings.confirm,
+            self.observer,
+            self.tracing,
+        )
 
     def _launch(self, generation: Generation) -> Launch:
         passed = self.settings.kernel_environment()

@@ -251,6 +251,31 @@ def own_key() -> str | None:
     return os.environ.get("OPENAI_API_KEY") or None
 
 
+@dataclass(frozen=True)
+class Traces:
+    """Whether the standard environment of OpenTelemetry wants traces; why they can't be had, if so."""
+
+    on: bool
+    problem: str = ""
+
+
+def traces() -> Traces:
+    """As OTEL_* says: what is sent where is read by OpenTelemetry itself."""
+    told = {name: value.strip() for name, value in os.environ.items() if name.startswith("OTEL_")}
+    exporter = told.get("OTEL_TRACES_EXPORTER", "").lower()
+    places = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    wanted = bool(exporter) or any(told.get(name) for name in places)
+    if not wanted or exporter == "none" or told.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return Traces(on=False)
+    if exporter not in ("", "otlp"):
+        return Traces(False, f"OTEL_TRACES_EXPORTER is {exporter!r}; only otlp and none are known here.")
+    name = "OTEL_EXPORTER_OTLP_PROTOCOL"
+    protocol = told.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or told.get(name) or "http/protobuf"
+    if protocol != "http/protobuf":
+        return Traces(False, f"{name} is {protocol!r}; only http/protobuf is known here.")
+    return Traces(on=True)
+
+
 def unknown() -> list[str]:
     """A sentence for each AIGBB_* variable that is no setting: it is probably misspelt."""
     known = {f"AIGBB_{name.upper()}" for name in Settings.model_fields} | {"AIGBB_KERNEL", "AIGBB_GENERATION"}

@@ -28,7 +28,7 @@ ORDER = [
     ["server.logs", "server.metrics"],
     ["server.scrubbing"],
     ["server.asking", "server.settings", "server.schemas"],
-    ["server.functions", "server.strict"],
+    ["server.functions", "server.strict", "server.tracing", "server.exporting"],
     ["server.registry", "server.snapshots", "server.diffing", "server.samples"],
     ["server.vault"],
     ["server.granting"],
@@ -122,9 +122,10 @@ def test_only_those_who_keep_something_know_the_database() -> None:
     assert users == {"archive", "database", "registry", "vault"}
 
 
-def test_figures_have_one_home() -> None:
+def test_figures_and_traces_have_one_home_each() -> None:
     roots = {path.stem: {name.split(".")[0] for name in imports(path)} for path in MODULES}
     assert {stem for stem, found in roots.items() if "prometheus_client" in found} == {"metrics"}
+    assert {stem for stem, found in roots.items() if "opentelemetry" in found} == {"exporting", "tracing"}
 
 
 def test_the_rest_door_is_the_only_one_that_knows_http() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,8 +109,54 @@ def test_lists_are_tables_for_people_and_json_for_programs(aigbb: Run) -> None:
 
 def test_the_doctor_finds_a_healthy_service_healthy(aigbb: Run) -> None:
     done = aigbb("doctor", "--json")
-    assert [f for f in json.loads(done.stdout) if not f["ok"]] == []
+    findings = {f["check"]: f for f in json.loads(done.stdout)}
+    assert [f for f in findings.values() if f["state"] == "problem"] == []
     assert done.returncode == 0
+    good = {"Python", "uv", "package index", "home", "disk", "token", "clock", "fork", "Jupyter kernel", "service"}
+    assert {check for check in good if findings[check]["state"] != "ok"} == set()
+    assert findings["Jupyter looks there"]["fix"].startswith("Notebooks won't offer the kernel")
+    assert findings["model"] == {
+        "check": "model",
+        "state": "warning",
+        "detail": "none configured",
+        "fix": "Chat has no model. Set OPENAI_API_KEY, or OPENAI_BASE_URL for a service of your own.",
+    }
+
+
+def test_the_doctor_says_what_is_wrong_with_a_machine(tmp_path: Path, cache: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        environment = server_environment(tmp_path, cache, port=port, fork=False, timout=5)
+        nowhere = f"http://127.0.0.1:{port}/simple"
+        environment |= {"UV_INDEX_URL": nowhere, "UV_DEFAULT_INDEX": nowhere, "UV_HTTP_TIMEOUT": "1"}
+        environment |= {"UV_HTTP_RETRIES": "0"}
+        environment |= {"OTEL_TRACES_EXPORTER": "zipkin", "OPENAI_BASE_URL": "http://127.0.0.1:1"}
+        home = tmp_path / "home"
+        home.mkdir(mode=0o755)
+        home.chmod(0o755)
+        os.utime(home, (time.time() + 9999,) * 2)
+        (home / "token").touch()
+        os.utime(home / "token", (time.time() + 9999,) * 2)
+        done = run(environment, "doctor", "--json", "--url", f"http://127.0.0.1:{unused_port()}")
+    found = {f["check"]: (f["state"], f["fix"]) for f in json.loads(done.stdout)}
+    assert done.returncode == 2
+    assert {check for check, (state, _) in found.items() if state == "problem"} == {
+        "home", "token", "Jupyter kernel", "service", "port",
+    }  # fmt: skip
+    for check in ("package index", "clock", "Jupyter looks there", "fork", "model", "settings", "traces"):
+        state, fix = found[check]
+        assert (check, state, bool(fix)) == (check, "warning", True)
+    assert "chmod 700" in found["home"][1]
+
+
+def unused_port() -> int:
+    """One that nobody listens on."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port: int = unused.getsockname()[1]
+        return port
 
 
 def test_without_a_service_commands_say_how_to_start_it(tmp_path: Path, cache: Path) -> None:
@@ -120,7 +168,7 @@ def test_without_a_service_commands_say_how_to_start_it(tmp_path: Path, cache: P
         assert "make serve" in done.stderr
         examined = run(environment, "doctor", "--json")
     assert examined.returncode == 2
-    wrong = {f["check"]: f["fix"] for f in json.loads(examined.stdout) if not f["ok"]}
+    wrong = {f["check"]: f["fix"] for f in json.loads(examined.stdout) if f["state"] == "problem"}
     assert "Start the service once" in wrong["home"]
     assert "service" in wrong
 
