@@ -10,14 +10,14 @@ from typing import Any, Self
 
 import structlog
 
-from kernels.kernel import Kernel, Launch
+from kernels.kernel import Launch
 from kernels.outputs import Execution
 from kernels.pool import Pool
 from kernels.tasks import CALL, Task
 from server.callers import Caller
 from server.errors import AigbbError
 from server.granting import Secrets
-from server.observing import Observer, Timing
+from server.observing import LEFT, Observer
 from server.registry import Version
 from server.running import Keep, Records, Running
 from server.settings import Settings
@@ -104,13 +104,6 @@ class Executions:
         Raises SecretsLocked, MissingSecret.
         """
         task = self._secrets.given(task, versions)
-        kind = "call" if task.kind == CALL else "execute"
-        timing = Timing(kind, tuple(str(version) for version in versions), running.session)
-
-        def reached(kernel: Kernel | None) -> None:
-            timing.reached(kernel)
-            running.reached(kernel)
-
         stream = self._pool.execute(
             task,
             session=running.session,
@@ -118,9 +111,19 @@ class Executions:
             max_output=self._settings.max_output,
             launch=launch,
             caller=running.caller.key,
-            reached=reached,
+            reached=running.reached,
         )
-        return await running.drive(timing.watch(self._secrets.scrubbed(stream), self._observer))
+        outcome = LEFT
+        try:
+            execution = await running.drive(self._secrets.scrubbed(stream))
+            outcome = execution.done.status
+        except AigbbError as error:
+            outcome = error.code
+            raise
+        finally:
+            kind = "call" if task.kind == CALL else "execute"
+            self._observer.note(running.executed(kind, outcome, versions))
+        return execution
 
     # -- inside
 

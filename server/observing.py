@@ -6,14 +6,8 @@ them is code, an argument, an output or a secret.
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
-from dataclasses import dataclass, field
-
-from kernels.errors import AigbbError
-from kernels.kernel import Kernel
-from kernels.outputs import Done, Output
+from collections.abc import Callable
+from dataclasses import dataclass
 
 # The outcome of work whose caller did not wait for its end.
 LEFT = "left"
@@ -47,6 +41,7 @@ class Executed:
     functions: tuple[str, ...] = ()
     session: str | None = None
     kernel: str | None = None
+    id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,55 +111,3 @@ class Observer:
         """This has happened."""
         for watch in self._watchers:
             watch(event)
-
-
-@dataclass
-class Timing:
-    """One execution as it goes: its moments, then the event."""
-
-    kind: str
-    functions: tuple[str, ...] = ()
-    session: str | None = None
-    began: float = field(default_factory=time.perf_counter)
-    admitted: float | None = None
-    placed: float | None = None
-    kernel: str | None = None
-    outcome: str = LEFT
-
-    def reached(self, kernel: Kernel | None) -> None:
-        """As the pool tells it."""
-        if kernel is None:
-            self.admitted = time.perf_counter()
-        else:
-            self.placed = time.perf_counter()
-
-    async def watch(
-        self, stream: AsyncGenerator[tuple[Kernel, Output]], observer: Observer
-    ) -> AsyncGenerator[tuple[Kernel, Output]]:
-        """The stream as it is; at its end, however it ends, the observer is told."""
-        try:
-            async with aclosing(stream):
-                async for kernel, item in stream:
-                    self.kernel = kernel.name
-                    if isinstance(item, Done):
-                        self.outcome = item.status
-                    yield kernel, item
-        except AigbbError as error:
-            self.outcome = error.code
-            raise
-        finally:
-            observer.note(self.executed())
-
-    def executed(self) -> Executed:
-        """All of it, which has just ended."""
-        return Executed(
-            self.kind,
-            self.outcome,
-            self.began,
-            self.admitted,
-            self.placed,
-            time.perf_counter(),
-            self.functions,
-            self.session,
-            self.kernel,
-        )

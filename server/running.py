@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from kernels.kernel import Kernel
 from kernels.outputs import Display, Done, Error, Execution, Output, Result, Returned, Status, Stream, fold_all
 from server.callers import Caller
 from server.errors import AigbbError, ExecutionNotFound
+from server.observing import Executed
 
 State = Literal["queued", "starting", "running", "failed"] | Status
 
@@ -232,6 +233,21 @@ class Running:
         else:
             self._on, self.kernel, self._placed = kernel, kernel.name, now
             self._note(Started())
+
+    def executed(self, kind: str, outcome: str, versions: Sequence[object]) -> Executed:
+        """What is told of it when it is over: of which kind it was, what became of it, and what it called."""
+        return Executed(
+            kind,
+            outcome,
+            self._asked,
+            self._admitted,
+            self._placed,
+            time.perf_counter(),
+            tuple(map(str, versions)),
+            self.session,
+            self.kernel,
+            self.id,
+        )
 
     def end(self, problem: AigbbError | None = None) -> None:
         """Nothing more will come. problem: why there is no answer; without one it ended, or was left by its caller."""

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
+from threading import Thread
 from typing import Any
 
 from opentelemetry import trace
@@ -20,6 +21,8 @@ from kernels.errors import AigbbError
 from server.observing import LEFT, Changed, Event, Executed
 from server.settings import Traces
 
+# Seconds for what is left to be sent, at the end.
+LAST_SECONDS = 3.0
 # What is no failure of the work.
 _FINE = ("ok", "unchanged", "done", "answered", "calls", "needs_confirmation")
 Attributes = Mapping[str, Any]
@@ -41,11 +44,13 @@ class Tracing:
         self.provider = provider
         self.problem = problem
         self._tracer: Tracer | None = provider.get_tracer("aigbb") if provider else None
+        self._offset = 0  # nanoseconds from the performance counter to the clock
 
     def note(self, event: Event) -> None:
         """Spans of work that is over: of an execution and of a change, with their parts."""
         if self._tracer is None:
             return
+        self._offset = time.time_ns() - time.perf_counter_ns()
         match event:
             case Executed():
                 self._executed(event)
@@ -89,6 +94,7 @@ class Tracing:
             "aigbb.functions": event.functions or None,
             "aigbb.session": event.session,
             "aigbb.kernel": event.kernel,
+            "aigbb.execution": event.id,
         }
         parts = [("queue", event.began, event.admitted or event.ended)]
         if event.admitted is not None:
@@ -112,8 +118,7 @@ class Tracing:
     def _over(self, name: str, began: float, ended: float, outcome: str, attributes: Attributes) -> Iterator[None]:
         """A span of the past; what is made inside is part of it."""
         assert self._tracer is not None
-        offset = time.time_ns() - time.perf_counter_ns()
-        start, end = (int(moment * 1e9) + offset for moment in (began, ended))
+        start, end = (int(moment * 1e9) + self._offset for moment in (began, ended))
         span = self._tracer.start_span(name, attributes=_given(attributes), start_time=start)
         try:
             with self.inside(Doing(span)):
@@ -152,4 +157,7 @@ async def tracing(wanted: Traces, version: str) -> AsyncIterator[Tracing]:
     try:
         yield Tracing(provider)
     finally:
-        await asyncio.to_thread(provider.shutdown)
+        # A collector that is down must not keep the service from ending: OpenTelemetry itself waits for half a minute.
+        ending = Thread(target=provider.shutdown, daemon=True)
+        ending.start()
+        await asyncio.to_thread(ending.join, LAST_SECONDS)

@@ -53,6 +53,7 @@ def test_a_request_has_its_line_and_what_it_ran_too(server: Server, client: http
     assert execution.items() >= {"kind": "call", "outcome": "ok", "session": session}.items()
     assert execution["functions"] == ["word_count@1"]
     assert {"queue_ms", "start_ms", "run_ms"} <= execution.keys()
+    assert execution["execution_id"].startswith("ex_")
 
 
 def test_a_registration_has_its_stages(server: Server, client: httpx2.Client) -> None:

@@ -96,9 +96,9 @@ def test_a_kernels_death_has_its_cause(client: httpx2.Client, more: Callable[...
 
 
 def test_who_leaves_is_counted_as_such(client: httpx2.Client, more: Callable[..., float]) -> None:
-    for name, item in stream(client, "/execute", {"code": "print(1, flush=True)\nwhile True: pass"}):
-        assert (name, item["text"]) == ("stdout", "1\n")
-        break
+    for name, _ in stream(client, "/execute", {"code": "print(1, flush=True)\nwhile True: pass"}):
+        if name == "stdout":
+            break
     wait_until(lambda: more("execution_run_seconds_count", kind="execute", outcome="left") == 1)
 
 
