@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from .launch import hide_memory
 from .package import PACKAGE, typed_dicts
+from .tracebacks import shorten
 
 if TYPE_CHECKING:
     from .contract import Contract
@@ -130,6 +131,7 @@ class Calling:
         frames = error.__traceback__
         while frames is not None and frames.tb_next is not None and frames.tb_frame.f_globals.get("__name__") in OWN:
             frames = frames.tb_next
+        shorten(error)
         try:
             lines = self.shell.InteractiveTB.structured_traceback(type(error), error, frames, tb_offset=0)
             text = str(error)

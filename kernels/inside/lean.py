@@ -30,6 +30,7 @@ from jupyter_client.jsonutil import json_default
 from traitlets import Bool, Callable, DottedObjectName, Type, default
 
 from .streams import MAX_WAITING, Publisher, ReplyStream, Shield, Stream
+from .tracebacks import shorten
 
 ENCODER = json.JSONEncoder(default=json_default, ensure_ascii=False, allow_nan=False)
 ESCAPER = json.JSONEncoder(default=json_default, allow_nan=False)
@@ -180,13 +181,14 @@ class Shell(ZMQInteractiveShell):
             self.display_formatter.format(0)
 
     def _get_exc_info(self, exc_tuple: Any = None) -> Any:
-        """The exception that is to be shown. An interrupt came where it came, not in its handler."""
+        """The exception that is to be shown, shortened. An interrupt came where it came, not in its handler."""
         found = super()._get_exc_info(exc_tuple)
         last = found[2] if isinstance(found[1], KeyboardInterrupt) else None
         while last is not None and last.tb_next is not None:
             if last.tb_next.tb_frame.f_code is Shield.on_interrupt.__code__:
                 last.tb_next = None
             last = last.tb_next
+        shorten(found[1])
         return found
 
     def _tee(self, channel: Any) -> Any:

@@ -36,6 +36,8 @@ from .trial import Trial, fork, threads
 # What every kernel has by default and imports slowly, and what each imports once it runs.
 PRELOADED = ("pydantic", "numpy", "pandas", "matplotlib.pyplot", "ipykernel.debugger")
 ONCE_RUNNING = ("IPython.core.debugger", "IPython.core.logger", "IPython.extensions.storemagic", "faulthandler", "pdb")
+# What the first exception needs to be shown.
+TRACEBACKS = ("stack_data", "pygments.formatters.terminal256", "pygments.styles.default", "pygments.console")
 OURS = ("calling", "contract", "forms", "functions", "streams")
 # Beyond this a request is not one of ours.
 MAX_REQUEST = 4 * 1024 * 1024
@@ -334,7 +336,7 @@ def preload() -> None:
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # it would say that debugging works all the same
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # as ipykernel does
     ours = (f"{__package__}.{name}" for name in OURS)
-    for name in (*PRELOADED, *ONCE_RUNNING, "tornado.platform.asyncio", *ours):
+    for name in (*PRELOADED, *ONCE_RUNNING, *TRACEBACKS, "tornado.platform.asyncio", *ours):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
 
