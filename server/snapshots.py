@@ -265,7 +265,7 @@ class Projection:
                 found[name] = InvalidRequest(f"{name}.json is not valid. {where}: {first['msg']}", hint=_BESIDE_HINT)
             else:
                 declared = Declared(told.description, told.input_schema, told.responses)
-                told_of = (told.tags, told.bound, declared, told.effects, told.confirm, told.secrets)
+                told_of = (told.tags, told.bound, declared, told.effects, told.confirm, tuple(told.secrets))
                 found[name] = Draft(source, name, packages.get(name, ()), {}, *told_of)
         return found
 
