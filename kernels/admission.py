@@ -6,10 +6,10 @@ import asyncio
 import math
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
-from kernels.errors import PoolExhausted
+from kernels.errors import AigbbError, PoolExhausted
 
 # Seconds that a caller is told to wait, at least and at most.
 SOON, LATE = 1, 60
@@ -57,6 +57,13 @@ class Admission:
         """Whether the next one would be refused."""
         return self._inside >= self._running and self._waiting >= self._limit
 
+    def dismiss(self, why: Callable[[], AigbbError]) -> None:
+        """Send away all who wait, each with an error of its own."""
+        for place in (place for line in self._lines.values() for place in line if not place.done()):
+            place.set_exception(why())
+        self._lines.clear()
+        self._waiting = 0
+
     def retry_after(self) -> int:
         """Seconds in which those who wait now have probably been served, from 1 to 60."""
         now = time.monotonic()
@@ -75,7 +82,7 @@ class Admission:
         try:
             await place
         except asyncio.CancelledError:
-            if place.done() and not place.cancelled():
+            if place.done() and not place.cancelled() and place.exception() is None:
                 self._leave()
             self._forget(key, place)
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import fcntl
 import json
 import os
@@ -50,10 +51,27 @@ class Generation:
         """A shelf with its own kernelspec alone: what our pool starts it by."""
         return self.folder / "kernelspecs"
 
+    @property
+    def built_from(self) -> str | None:
+        """The text of the lock that it was made from; None if that cannot be read."""
+        try:
+            return (self.folder / "lock.txt").read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            return None
+
     def in_use(self) -> bool:
         """Whether a kernel of it runs, ours or a notebook's."""
         with self.claimed() as idle:
             return not idle
+
+    def missing(self) -> str | None:
+        """The first file of an installed package that is gone or has another length; None if there is none."""
+        folders = list(self.folder.glob("venv/lib/python3*/site-packages"))
+        there = {_canonical(p.name.partition("-")[0]) for f in folders for p in f.glob("*.dist-info")}
+        if lost := sorted({_canonical(name) for name in self.lock.pins} - there):
+            return lost[0]
+        records = (record for folder in folders for record in folder.glob("*.dist-info/RECORD"))
+        return next((name for record in records for name in _lost(record)), None)
 
     @contextmanager
     def claimed(self) -> Iterator[bool]:
@@ -107,9 +125,9 @@ class Environments:
         _raise_for(await self.uv.run("pip", "sync", *arguments, report=report))
 
     def find(self, number: int, lock: Lock) -> Generation | None:
-        """The generation if its folder is there with a working interpreter, else None."""
+        """The generation if its folder is there with a working interpreter and was made from this lock, else None."""
         generation = self.at(number, lock)
-        return generation if os.access(generation.python, os.X_OK) else None
+        return generation if os.access(generation.python, os.X_OK) and generation.built_from == lock.text else None
 
     def at(self, number: int, lock: Lock | None = None) -> Generation:
         """The generation of a number, there or not."""
@@ -143,6 +161,31 @@ class Environments:
         _remove(doomed)
 
 
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _lost(record: Path) -> Iterator[str]:
+    """What of a package is not as its list of files says, the list itself included."""
+    site = record.parents[1]
+    try:
+        with record.open(encoding="utf-8", newline="") as file:
+            for name, _, size in csv.reader(file):
+                length = _length(f"{site}/{name}")
+                if length < 0 or (size and length != int(size)):
+                    yield name
+    except (OSError, ValueError, csv.Error):
+        yield record.name
+
+
+def _length(path: str) -> int:
+    """Bytes in a file, -1 if there is none."""
+    try:
+        return os.stat(path).st_size  # noqa: PTH116
+    except OSError:
+        return -1
+
+
 def _lock(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -169,7 +212,8 @@ def _raise_for(finished: Finished) -> None:
     log = finished.stderr.strip()[-4000:]
     if "No space left on device" in log:
         raise InsufficientStorage("The disk is full.", log=log)
-    if re.search("Failed to fetch|error sending request|Failed to download", log) and "Hash mismatch" not in log:
+    lies = re.search("Hash mismatch|zip file", log)
+    if re.search("Failed to fetch|error sending request|Failed to download", log) and not lies:
         raise IndexUnavailable("A package could not be downloaded.", log=log)
     raise BuildFailed("The environment could not be installed.", log=log)
 

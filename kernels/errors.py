@@ -19,6 +19,7 @@ AigbbError
 │   └── SchemaError             422
 ├── KernelStartFailed           503
 ├── PoolExhausted               503
+├── ShuttingDown                503  the service winds down
 ├── SessionNotFound             404
 ├── SessionExists               409
 └── SessionBusy                 409  nothing to interrupt, or one operation too many
@@ -170,6 +171,13 @@ class PoolExhausted(AigbbError):
 
     code, status = "pool_exhausted", 503
     hint = "Wait for the seconds in Retry-After, then send the same request again."
+
+
+class ShuttingDown(AigbbError):
+    """The service winds down: it takes nothing new, and what goes on has little time left."""
+
+    code, status = "shutting_down", 503
+    hint = "Send the same request again once the service is back; a change that was committed answers as unchanged."
 
 
 class SessionNotFound(AigbbError):

@@ -7,6 +7,7 @@ status have come, when the process has ended, or at its deadline.
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import ExitStack, aclosing, suppress
@@ -23,7 +24,7 @@ from jupyter_client.manager import AsyncKernelManager
 
 from kernels.channels import Channels, Message
 from kernels.endings import Death, Ending
-from kernels.errors import KernelStartFailed
+from kernels.errors import InsufficientStorage, KernelStartFailed
 from kernels.home import on_disk, remove_all
 from kernels.messages import clean, from_call, from_message, left_out
 from kernels.outputs import Cap, Done, Output, Refused, Status
@@ -170,7 +171,7 @@ class Kernel:
         await self._interrupt(run)
         return True
 
-    def cancel(self) -> bool:
+    def cancel(self, why: str = "") -> bool:
         """Bring the running code to its end as `cancelled`: interrupted, and its kernel killed if that stops nothing.
 
         False when nothing runs, or its end is near anyway.
@@ -178,7 +179,7 @@ class Kernel:
         run = self._run
         if run is None or run.settled or self._ended.done():
             return False
-        run.interrupted = True
+        run.interrupted, run.why = True, why
         self._bring_about(run, partial(self._give_up, run))
         return True
 
@@ -211,7 +212,8 @@ class Kernel:
         try:
             await self._start_process(words)
         except (OSError, ValueError, NoSuchKernel) as error:
-            raise KernelStartFailed(f"{self.name} could not be started: {error}.") from error
+            kind = InsufficientStorage if getattr(error, "errno", 0) == errno.ENOSPC else KernelStartFailed
+            raise kind(f"{self.name} could not be started: {error}.") from error
         self._channels = Channels(self._manager, self._context, self._hear)
         failure = await self._greet()
         if failure is not None:
@@ -327,7 +329,7 @@ class Kernel:
         if not run.raised and not isinstance(answer, Refused) and (error := from_message("error", reply)):
             run.show(error)
         if run.interrupted:
-            return self._done(run, "cancelled", "The execution was interrupted.")
+            return self._done(run, "cancelled", f"{run.why}The execution was interrupted.")
         return self._done(run, "error", None)
 
     async def _outlived(self, run: Run) -> Done:
@@ -351,13 +353,13 @@ class Kernel:
 
     async def _give_up(self, run: Run) -> Done:
         await self._interrupt(run)
-        await self._first(run.over, timeout=MAX_GRACE)
+        await self._first(run.over, timeout=INTERRUPT_GRACE if run.why else MAX_GRACE)
         if run.over.done():
             return self._finished(run)
         if self._ended.done():
             return await self._outlived(run)
         await self._kill()
-        words = "The code did not stop when it was interrupted; its kernel was killed."
+        words = f"{run.why}The code did not stop when it was interrupted; its kernel was killed."
         return self._done(run, "cancelled", words, Ending("killed"))
 
     async def _overflow(self, run: Run) -> Done:

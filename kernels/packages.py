@@ -266,8 +266,10 @@ def _stamp() -> str:
 
 _NO_INDEX = re.compile(
     "Failed to fetch|error sending request|client error|dns error|Could not connect"
-    "|could not be queried|Unsupported `Content-Type`"
+    "|could not be queried|(Unsupported|Missing) `Content-Type`"
 )
+
+_UNSOUND = re.compile(r"(?:structure|metadata) of `?([\w.-]+)`? .*was (?:invalid|inconsistent)")
 
 _UV_LINES = (
     (r"Downloading (\S+ \(.*\))", Step("download", "Downloading")),
@@ -293,6 +295,8 @@ def _explain(finished: sandbox.Finished, owners: Mapping[str, Sequence[str]]) ->
         return IndexUnavailable("The package index could not be reached.", explanation=text)
     if "Couldn't parse requirement" in text:
         return InvalidRequirement("The installer does not read one of the requirements.", explanation=text)
+    if match := _UNSOUND.search(text):
+        return BuildFailed(f"What the index has as {match[1]} is no sound package.", log=text)
     if "Because" not in text:
         return BuildFailed("The installer could not resolve the packages.", log=text)
     asked: list[dict[str, object]] = [

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import islice
 from typing import Any, Self
 from uuid import uuid4
@@ -18,8 +17,9 @@ import structlog
 import zmq.asyncio
 
 from kernels.admission import Admission, seconds_for
+from kernels.clock import SteadyClock
 from kernels.endings import Death
-from kernels.errors import PoolExhausted, SessionBusy, SessionExists, SessionNotFound
+from kernels.errors import PoolExhausted, SessionBusy, SessionExists, SessionNotFound, ShuttingDown
 from kernels.forkserver import Forks
 from kernels.kernel import Kernel, Launch, State
 from kernels.outputs import Done, Output, Stream
@@ -78,10 +78,10 @@ class SessionInfo:
 class _Session:
     id: str
     kernel: Kernel
+    created: float  # this and the next two by the pool's clock
+    used: float
+    began: float
     pinned: bool = False  # to the functions that its kernel had first
-    created: float = field(default_factory=time.time)
-    used: float = field(default_factory=time.time)
-    began: float = field(default_factory=time.time)
     executions: int = 0
     users: int = 0
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -109,6 +109,7 @@ class Pool:
         self.forks = Forks(launch, wanted=limits.fork)
         self.admission = Admission(limits.running, limits.waiting)
         self._context = zmq.asyncio.Context()
+        self._clock = SteadyClock()
         stock = Stock(limits.spares, max(limits.spares, limits.max_spares), limits.unneeded_seconds, limits.max_age)
         self._spares = Spares(stock, self._make_spare, self._is_clean, lambda: self.forks.ready, self._spawn)
         self._sessions: dict[str, _Session] = {}
@@ -213,6 +214,12 @@ class Pool:
         """How many are to wait, after the demand of late."""
         return self._spares.wanted
 
+    def cut(self, why: str) -> None:
+        """End before its time whatever runs, as `cancelled`, and refuse with ShuttingDown whatever waits."""
+        self.admission.dismiss(lambda: ShuttingDown(why, retry_after=5))
+        for kernel in list(self._kernels):
+            kernel.cancel(f"{why} ")
+
     # -- sessions
 
     async def open_session(self, identity: str | None = None, *, pinned: bool = False) -> SessionInfo:
@@ -237,7 +244,7 @@ class Pool:
         if identity in self._sessions:
             self._spawn(kernel.stop())
             raise SessionExists(f"There is a session {identity!r} already.")
-        self._sessions[identity] = _Session(identity, kernel, pinned)
+        self._sessions[identity] = _Session(identity, kernel, (now := self._clock.now()), now, now, pinned)
         if pinned:
             kernel.prepare(pinned=True)
         self._changed.set()
@@ -309,18 +316,18 @@ class Pool:
     async def _turn(self, session: _Session) -> AsyncIterator[None]:
         """One execution at a time in a session. Raises PoolExhausted when too many wait."""
         if session.users > self.limits.waiting:
-            seconds = seconds_for(session.users, self.admission.held, [time.time() - session.began])
+            seconds = seconds_for(session.users, self.admission.held, [self._clock.now() - session.began])
             raise PoolExhausted(f"{session.users - 1} executions wait for this session already.", retry_after=seconds)
         session.users += 1
         try:
             async with session.turn:
-                session.began = time.time()
+                session.began = self._clock.now()
                 if session.abandoning is not None:
                     await asyncio.wait([session.abandoning])
                 yield
         finally:
             session.users -= 1
-            session.used = time.time()
+            session.used = self._clock.now()
 
     async def _revive(self, session: _Session) -> bool:
         """See to it that a session's kernel lives. Returns whether one was lost that nobody was told of."""
@@ -363,7 +370,7 @@ class Pool:
         return kernel
 
     async def _start(self, launch: Launch) -> Kernel:
-        """Start a kernel that the pool ends with itself. Raises KernelStartFailed, PoolExhausted."""
+        """Start a kernel that the pool ends with itself. Raises KernelStartFailed, ShuttingDown."""
         self._check_serving()
         start = asyncio.create_task(self._begin(launch))
         self._starts.add(start)
@@ -374,13 +381,13 @@ class Pool:
             # A caller may be cancelled more than once, but the start only once: it has to clean up.
             if not start.cancel() and not start.cancelled() and start.exception() is None:
                 self._spawn(start.result().stop())
-            if not _is_cancelled():
+            if not ((task := asyncio.current_task()) and task.cancelling()):
                 self._check_serving()
             raise
 
     def _check_serving(self) -> None:
         if self._closed:
-            raise PoolExhausted("The service is shutting down.", retry_after=5)
+            raise ShuttingDown("The service is shutting down.", retry_after=5)
 
     async def _begin(self, launch: Launch) -> Kernel:
         kernel = await Kernel.start(self.forks.through(launch), self._context, self._lost)
@@ -390,7 +397,7 @@ class Pool:
     async def _expire_sessions(self) -> None:
         """A timer set to the moment when the next session may end. One that was used since then has it set anew."""
         while not self._closed:
-            now = time.time()
+            now = self._clock.now()
             for session in [s for s in self._sessions.values() if not s.users and self._ends(s) <= now]:
                 log.info("pool.session_expired", session=session.id)
                 del self._sessions[session.id]
@@ -419,7 +426,7 @@ class Pool:
             session.kernel.state,
             session.executions,
             session.pinned,
-            *(datetime.fromtimestamp(t, UTC) for t in (session.created, session.used, self._ends(session))),
+            *map(self._clock.as_date, (session.created, session.used, self._ends(session))),
         )
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -437,8 +444,3 @@ class Pool:
     async def _end(self, kernel: Kernel) -> None:
         """Stop a kernel, to the end even when our caller is cancelled."""
         await asyncio.wait([self._spawn(kernel.stop())])
-
-
-def _is_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

@@ -92,6 +92,7 @@ class Run:
     raised: bool = False
     interrupted: bool = False
     heard: int = 0  # bytes of what it has published
+    why: str = ""  # it was interrupted: a sentence before that, and a space
     done: Done | None = None
     _settling: asyncio.Task[Done] | None = None
     _left: bool = False

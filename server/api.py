@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from server import api_chat, api_execute, api_executions, api_functions, api_openai, api_secrets, errors, wire
 from server.access import Access
+from server.api_drain import Draining
 from server.api_secrets import SecretBody
 from server.auth import HEALTH, Gate
 from server.errors import AigbbError
@@ -109,6 +110,7 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_bug)
     settings = service.settings
+    app.add_middleware(Draining, drain=service.drain)
     app.add_middleware(Gate, token=service.token, hosts=_hosts(settings), max_body=settings.max_body)
     app.add_middleware(Access, observer=service.observer)  # around the gate: refusals are told of too
     return app

@@ -68,14 +68,14 @@ async def delete_conversation(identity: str, service: Here) -> None:
 @router.get("/approvals", tags=["chat"], summary="List what waits for a person")
 async def list_approvals(service: Here) -> ApprovalsAnswer:
     """Calls that models asked for and that wait for a decision, oldest first."""
-    now = time.time()
+    now = service.chat.now()
     return ApprovalsAnswer(approvals=[ApprovalAnswer.of_kept(one, now) for one in await service.chat.approvals()])
 
 
 @router.get("/approvals/{identity}", tags=["chat"], summary="Show what waits")
 async def show_approval(identity: str, service: Here) -> ApprovalAnswer:
     """Calls that wait, or what became of them."""
-    return ApprovalAnswer.of_kept(await service.chat.approval(identity), time.time())
+    return ApprovalAnswer.of_kept(await service.chat.approval(identity), service.chat.now())
 
 
 @events.post("/approvals/{identity}", response_class=EventSourceResponse)

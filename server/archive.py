@@ -5,7 +5,6 @@ A turn is written down as it goes, so that whoever comes after a crash knows wha
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any, Literal
 import sqlalchemy as sql
 from sqlalchemy.dialects.sqlite import insert
 
+from kernels.clock import SteadyClock
 from server.conversations import Message
 from server.database import Database
 
@@ -104,15 +104,16 @@ class Approval:
 class Archive:
     """The store. `with Archive.open(path)` holds it."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, clock: SteadyClock) -> None:
         self._database = database
+        self.clock = clock
 
     @classmethod
     @contextmanager
-    def open(cls, path: Path) -> Iterator[Archive]:
-        """Open or create the tables."""
+    def open(cls, path: Path, clock: SteadyClock | None = None) -> Iterator[Archive]:
+        """Open or create the tables. clock: of those who compare with it."""
         with Database.open(path, _schema) as database:
-            yield cls(database)
+            yield cls(database, clock or SteadyClock())
 
     # -- conversations
 
@@ -140,7 +141,7 @@ class Archive:
 
     def begin(self, identity: str, messages: Sequence[Message], approved: Collection[str]) -> None:
         """A turn begins: these messages are new, and the answers to what was open are among them."""
-        now = time.time()
+        now = self.clock.now()
         row = {"status": "running", "approved": sorted(approved), "updated": now}
         made = insert(_conversations).values(id=identity, created=now, **row)
         with self._database.writing() as connection:
@@ -167,7 +168,7 @@ class Archive:
         own = _conversations.c.id == identity
         with self._database.writing() as connection:
             connection.execute(sql.update(_conversations).where(own).values(approved=sorted(approved)))
-            _mark(connection, identity, "idle")
+            _mark(connection, identity, "idle", self.clock.now())
 
     def delete(self, identity: str) -> bool:
         """Forget a conversation, and what waits in it. Whether there was one."""
@@ -185,6 +186,16 @@ class Archive:
             connection.execute(sql.delete(_conversations).where(_conversations.c.updated < before))
             connection.execute(sql.delete(_approvals).where(_approvals.c.expires < before))
 
+    def correct(self, approval_seconds: float) -> None:
+        """Bring back what has a date in the future, which the machine had wrong then: it would be kept for ever."""
+        now = self.clock.now()
+        late = now + approval_seconds
+        with self._database.writing() as connection:
+            ahead = _conversations.c.updated > now
+            connection.execute(sql.update(_conversations).where(ahead).values(updated=now))
+            ahead = _approvals.c.expires > late
+            connection.execute(sql.update(_approvals).where(ahead).values(created=now, expires=late))
+
     # -- decisions
 
     def hold(self, approval: Approval, messages: Sequence[Message], ended: Mapping[str, str]) -> None:
@@ -201,7 +212,7 @@ class Archive:
                 _add(connection, approval.conversation, messages)
                 for call, content in ended.items():
                     _end(connection, approval.conversation, call, content)
-                _mark(connection, approval.conversation, "waiting")
+                _mark(connection, approval.conversation, "waiting", self.clock.now())
 
     def approval(self, identity: str) -> Approval | None:
         """One of them, whatever became of it."""
@@ -245,9 +256,9 @@ def _end(connection: sql.Connection, identity: str, call: str, content: str) -> 
     connection.execute(row.on_conflict_do_update(index_elements=["conversation", "call"], set_={"content": content}))
 
 
-def _mark(connection: sql.Connection, identity: str, status: Status) -> None:
+def _mark(connection: sql.Connection, identity: str, status: Status, now: float) -> None:
     own = _conversations.c.id == identity
-    connection.execute(sql.update(_conversations).where(own).values(status=status, updated=time.time()))
+    connection.execute(sql.update(_conversations).where(own).values(status=status, updated=now))
 
 
 def _approval(row: Any) -> Approval:

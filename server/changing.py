@@ -181,7 +181,7 @@ class Changer:
         try:
             if generation is None:
                 raise KernelStartFailed("Its folder is gone.")
-            kernel = await self._try_out(generation, snapshot)
+            kernel = await self._try_out_whole(generation, snapshot)
         except KernelStartFailed as error:
             report(Step("install", f"Building kernel {row.number} again. {error.detail}"))
             generation = await self._rebuild(row, report)
@@ -234,6 +234,8 @@ class Changer:
                 after = after.with_changes(versions, (), {})
                 await self._commit(change, after, versions, report, clock)
                 done = True
+        except OSError as error:
+            raise InsufficientStorage(f"The change could not be written: {error.strerror}.") from error
         finally:
             if not done:
                 await self._end_start(start)
@@ -275,6 +277,15 @@ class Changer:
         """The proof of a generation is a kernel that starts. Raises KernelStartFailed."""
         await asyncio.to_thread(self._prepare, generation, snapshot)
         return await self._pool.rehearse(self._launch(generation))
+
+    async def _try_out_whole(self, generation: Generation, snapshot: Path) -> Kernel:
+        """The same for one that was built long ago: a kernel may start without files that functions need."""
+        looking = asyncio.create_task(asyncio.to_thread(generation.missing))
+        kernel = await self._try_out(generation, snapshot)
+        if (file := await looking) is not None:
+            await kernel.stop()
+            raise KernelStartFailed(f"{file} of it is gone or cut off.")
+        return kernel
 
     def _begin_start(self, generation: Generation, number: int) -> asyncio.Task[Kernel]:
         """Beside the imports, and not after them: both take most of a second."""

@@ -164,9 +164,13 @@ class Chat:
             raise UnknownApproval(f"There is no approval {identity[:80]!r}.")
         return found
 
+    def now(self) -> float:
+        """The moment, as approvals and conversations have it."""
+        return self._archive.clock.now()
+
     async def approvals(self) -> list[Approval]:
         """All that can still be decided, oldest first."""
-        return await asyncio.to_thread(self._archive.waiting, time.time())
+        return await asyncio.to_thread(self._archive.waiting, self.now())
 
     async def conversations(self) -> list[Summary]:
         """Those that went on last, newest first."""
@@ -231,7 +235,7 @@ class Chat:
         return loop
 
     def _write_down(self, conversation: str, new: Sequence[Message], approved: Sequence[str]) -> None:
-        self._archive.forget(time.time() - self._keeping.keep_seconds)
+        self._archive.forget(self.now() - self._keeping.keep_seconds)
         self._archive.withdraw(conversation)
         self._archive.begin(conversation, new, approved)
 
@@ -286,7 +290,7 @@ class Chat:
         ended: Mapping[str, str] | None = None,
     ) -> Waiting:
         """Keep what waits; from now on somebody may decide."""
-        held, now = suspended.batch.held, time.time()
+        held, now = suspended.batch.held, self.now()
         waiting = Waiting(secrets.token_hex(8), now + self._keeping.approval_seconds, held)
         text = _suspended.dump_json(suspended).decode()
         calls = tuple(one.shown() for one in held)
@@ -296,7 +300,7 @@ class Chat:
 
     async def _claim(self, approval: Approval) -> None:
         """For one caller only. Raises ApprovalSettled."""
-        if not await asyncio.to_thread(self._archive.settle, approval.id, "decided", time.time()):
+        if not await asyncio.to_thread(self._archive.settle, approval.id, "decided", self.now()):
             found = await self.approval(approval.id)
             told = {"waiting": "expired, which counts as rejected", "decided": "was decided already"}
             detail = told.get(found.status, "is over: the conversation went on without it")

@@ -2,55 +2,112 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sql
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError
 
-from kernels.errors import InsufficientStorage
+from kernels.errors import AigbbError, InsufficientStorage
+from server.errors import HomeUnusable, NewerHome, StoreDamaged
+
+# Raised when an older service could not live with what a newer one writes.
+SCHEMA = 1
+_LITTLE = 1 << 18  # bytes
 
 
 class Database:
     """Reads of one moment, and writes that are whole or not at all. Calls block: on an event loop, use a thread."""
 
-    def __init__(self, engine: sql.Engine) -> None:
+    def __init__(self, engine: sql.Engine, path: Path) -> None:
         self._engine = engine
+        self._path = path
         self._writing = engine.execution_options(begin="BEGIN IMMEDIATE")
 
     @classmethod
     @contextmanager
     def open(cls, path: Path, schema: sql.MetaData) -> Iterator[Database]:
-        """Open or create it, with the tables that are missing."""
+        """Open or create it, with the tables that are missing. Raises InsufficientStorage, StoreDamaged."""
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
         engine = sql.create_engine(f"sqlite:///{path}")
         sql.event.listen(engine, "connect", _configure)
         sql.event.listen(engine, "begin", _begin)
         try:
-            schema.create_all(engine)
-            yield cls(engine)
+            with _told("opened", path):
+                schema.create_all(engine)
+                _stamp(engine)
+            yield cls(engine, path)
         finally:
             engine.dispose()
 
     @contextmanager
     def reading(self) -> Iterator[sql.Connection]:
-        """A transaction that only reads."""
-        with self._engine.begin() as connection:
+        """A transaction that only reads. Raises StoreDamaged."""
+        with _told("read", self._path), self._engine.begin() as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[sql.Connection]:
-        """A transaction that writes. Raises InsufficientStorage."""
-        try:
-            with self._writing.begin() as connection:
-                yield connection
-        except OperationalError as error:
-            if "full" not in str(error.orig):
-                raise
-            raise InsufficientStorage(f"The registry could not be written: {error.orig}.") from error
+        """A transaction that writes. Raises InsufficientStorage, StoreDamaged."""
+        with _told("written", self._path), self._writing.begin() as connection:
+            yield connection
+
+
+def is_full(said: str, path: Path) -> bool:
+    """Whether an error of SQLite's means a full disk: of its shared memory it only says that it failed."""
+    return "is full" in said or ("disk I/O error" in said and shutil.disk_usage(path.parent).free < _LITTLE)
+
+
+def _stamp(engine: sql.Engine) -> None:
+    with engine.begin() as connection:
+        if connection.exec_driver_sql("PRAGMA user_version").scalar() != SCHEMA:
+            connection.exec_driver_sql(f"PRAGMA user_version={SCHEMA}")
+
+
+def examine(path: Path) -> None:
+    """Look at every page of a database that no service has open, and at its JSON.
+
+    Raises StoreDamaged, NewerHome when a newer service wrote it, HomeUnusable when it cannot be looked at.
+    """
+    try:
+        with closing(sqlite3.connect(path, timeout=1)) as connection:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version > SCHEMA:
+                raise NewerHome(f"{path} has schema {version}; this service knows schemas up to {SCHEMA}.")
+            (said,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.OperationalError as error:
+        kind: type[AigbbError] = InsufficientStorage if is_full(str(error), path) else HomeUnusable
+        raise kind(f"{path} could not be opened: {error}.") from error
+    except sqlite3.DatabaseError as error:
+        raise StoreDamaged(f"SQLite says: {error}.") from error
+    if said != "ok":
+        raise StoreDamaged(f"SQLite says: {said.splitlines()[-1]}.")
+
+
+@contextmanager
+def _told(done: str, path: Path) -> Iterator[None]:
+    """SQLite's errors that we know something about."""
+    try:
+        yield
+    except json.JSONDecodeError as error:
+        raise StoreDamaged(f"The registry could not be {done}: a row of it is no JSON.") from error
+    except DatabaseError as error:
+        if (known := _known(str(error.orig), path)) is None:
+            raise
+        raise known(f"The registry could not be {done}: {error.orig}.") from error
+
+
+def _known(said: str, path: Path) -> type[AigbbError] | None:
+    if is_full(said, path):
+        return InsufficientStorage
+    damaged = ("malformed", "not a database", "no such table", "no such column", "NOT NULL column")
+    return StoreDamaged if any(words in said for words in damaged) else None
 
 
 def _configure(connection: Any, _: object) -> None:

@@ -8,8 +8,8 @@ AigbbError
 ├── StaleVersion         412   ├── InvalidSchema          422   ├── WouldBreak           409
 ├── BodyTooLarge         413   ├── MissingEnv             422   ├── VersionUnavailable   409
 ├── WrongContentType     415   ├── InvalidArguments       422   ├── InsecureBind
-├── InvalidRequest       422   ├── MissingBound           422   ├── HomeInUse
-├── IdempotencyKeyReused 422   └── SourceRefused          422   ├── PortInUse
+├── InvalidRequest       422   ├── MissingBound           422   ├── HomeInUse, HomeUnusable, HomeNotEmpty
+├── IdempotencyKeyReused 422   └── SourceRefused          422   ├── NewerHome, StoreDamaged, InvalidBackup, PortInUse
                                    ├── SourceTooLarge     413   └── Unreachable
                                    ├── SourceUnparsable   422
                                    ├── SyntaxRefused      422
@@ -375,6 +375,41 @@ class HomeInUse(AigbbError):
 
     code = "home_in_use"
     hint = "Stop the other one, or choose another folder with AIGBB_HOME."
+
+
+class HomeUnusable(AigbbError):
+    """The home folder, or something in it, cannot be opened."""
+
+    code = "home_unusable"
+    hint = "Look at that path: whose it is, what its permissions are, and that no other program has it open."
+
+
+class NewerHome(AigbbError):
+    """The home was written by a newer version of the service."""
+
+    code = "newer_home"
+    hint = "Start the newer version, or choose another folder with AIGBB_HOME; nothing was changed."
+
+
+class StoreDamaged(AigbbError):
+    """The registry's file is damaged."""
+
+    code = "store_damaged"
+    hint = "Stop the service and start it again: that sets the file aside. If there is a backup: `aigbb restore FILE`."
+
+
+class HomeNotEmpty(AigbbError):
+    """A restore would replace what a home holds (command line only)."""
+
+    code = "home_not_empty"
+    hint = "Add --replace: what is there now is kept, in a folder of the home. Or choose another one with AIGBB_HOME."
+
+
+class InvalidBackup(AigbbError):
+    """The file is no backup, or not whole (command line only)."""
+
+    code = "invalid_backup"
+    hint = "Nothing was changed. Take another backup."
 
 
 class PortInUse(AigbbError):

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 
+import structlog
+
+from kernels.clock import SteadyClock
+from kernels.errors import InsufficientStorage
 from server.errors import IdempotencyKeyReused
 from server.registry import Kept, Registry
+
+log = structlog.get_logger(__name__)
 
 DAY = 24 * 3600.0
 
@@ -17,8 +22,9 @@ DAY = 24 * 3600.0
 class Replays:
     """Remembers successful answers by key. Two requests with one key wait for each other."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, clock: SteadyClock | None = None) -> None:
         self._registry = registry
+        self._clock = clock or SteadyClock()
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._waiting: defaultdict[str, int] = defaultdict(int)
 
@@ -44,11 +50,14 @@ class Replays:
     async def _once(
         self, key: str, digest: str, work: Callable[[], Awaitable[tuple[int, str]]]
     ) -> tuple[int, str, bool]:
-        kept = await asyncio.to_thread(self._registry.kept, key, time.time() - DAY)
+        kept = await asyncio.to_thread(self._registry.kept, key, self._clock.now() - DAY)
         if kept is None:
             status, answer = await work()
-            now = time.time()
-            await asyncio.to_thread(self._registry.keep, key, Kept(digest, status, answer), now, now - DAY)
+            now = self._clock.now()
+            try:
+                await asyncio.to_thread(self._registry.keep, key, Kept(digest, status, answer), now, now - DAY)
+            except InsufficientStorage as error:  # the work is done all the same
+                log.warning("idempotency.not_kept", detail=error.detail)
             return status, answer, False
         if kept.body != digest:
             raise IdempotencyKeyReused("This Idempotency-Key came before, with another body.")

@@ -6,11 +6,11 @@ import asyncio
 import difflib
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from kernels.errors import AigbbError
+from kernels.errors import AigbbError, InsufficientStorage
 from kernels.pool import LATER
 from kernels.progress import Report
 from kernels.standby import Standby
@@ -325,7 +325,8 @@ class Registrar:
         self, action: str, names: Sequence[str | None], caller: Caller, clock: Clock, error: AigbbError
     ) -> None:
         cut = [name and name[:80] for name in names]
-        await self._record([self._event(action, caller, clock, None, error.code, name) for name in cut])
+        with suppress(InsufficientStorage):  # what it was refused for is the answer
+            await self._record([self._event(action, caller, clock, None, error.code, name) for name in cut])
 
     async def _record_unchanged(self, parsed: Sequence[Parsed], caller: Caller, clock: Clock, *, kept: bool) -> None:
         versions = [self.serving.state.active[p.function.name] for p in parsed] if kept else []

@@ -19,6 +19,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from kernels.packages import Lock
 from server.database import Database
+from server.errors import StoreDamaged
 from server.functions import Declared, Function
 
 _schema = sql.MetaData()
@@ -211,6 +212,21 @@ class Registry:
             return State(active, variables)
         return State(active, variables, last.number, self.generation(last.generation))
 
+    def examine(self) -> None:
+        """Read what a start depends on, and every version. Raises StoreDamaged."""
+        self.every_version()
+        for generation in self.generations():
+            if not isinstance(_parsed(generation.inputs), list):
+                raise StoreDamaged(f"Generation {generation.number} is no row of ours.")
+        state = self.state()
+        if state.generation is None and (state.active or state.snapshot):
+            raise StoreDamaged("It has functions, and nothing that serves them.")
+
+    def every_version(self) -> list[Version]:
+        """Every version of every function. Raises StoreDamaged."""
+        with self._database.reading() as connection:
+            return [_version(row) for row in connection.execute(sql.select(_versions))]
+
     def last_snapshot(self) -> int:
         """The number of the newest snapshot that was committed; 0 if there is none."""
         with self._database.reading() as connection:
@@ -295,6 +311,11 @@ class Registry:
         with self._database.writing() as connection:
             connection.execute(sql.delete(_answers).where((_answers.c.created <= oldest) | (_answers.c.key == key)))
             connection.execute(sql.insert(_answers).values(row))
+
+    def correct(self, now: float) -> None:
+        """Bring back answers with a date in the future, which would be given for ever."""
+        with self._database.writing() as connection:
+            connection.execute(sql.update(_answers).where(_answers.c.created > now).values(created=now))
 
     # -- the functions' folder
 
@@ -390,7 +411,22 @@ def _dump(function: Function) -> dict[str, Any]:
     return value | {"declared": json.dumps(asdict(function.declared))}
 
 
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise StoreDamaged("A row of the registry is no JSON.") from error
+
+
 def _version(row: Any) -> Version:
+    """Raises StoreDamaged."""
+    try:
+        return _version_of(row)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise StoreDamaged(f"Version {row.version} of {row.name} is no row of ours.") from error
+
+
+def _version_of(row: Any) -> Version:
     value = dict(row.value)
     value |= {name: json.loads(value[name]) for name in _JSON if name in value}
     value |= {name: tuple(value[name]) for name in _TUPLES if name in value}

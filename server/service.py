@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+import structlog
 from filelock import AsyncFileLock, Timeout
 
 from kernels import sandbox
@@ -26,7 +27,9 @@ from server.calls import Calls
 from server.catalog import Catalog
 from server.changing import Changer, Serving
 from server.chat import Chat, Keeping
+from server.damage import mend, usable
 from server.diffing import source_diff
+from server.draining import WHY, Drain, refusal
 from server.errors import HomeInUse
 from server.executions import Executions
 from server.granting import Secrets
@@ -38,19 +41,25 @@ from server.metrics import Metrics
 from server.observing import Lost, Observer
 from server.registrar import Registered, Registrar, Synced, Wanted, find
 from server.registry import Event, GenerationRow, Registry, Version
+from server.restoring import finish
 from server.results import Results
 from server.running import Running
 from server.settings import Settings, traces
+from server.snapshots import Projection
 from server.telling import Teller
 from server.tracing import Tracing
 from server.tracing import tracing as traced
 from server.turns import Limits
 from server.vault import Vault
 
+log = structlog.get_logger(__name__)
+
 T = TypeVar("T")
 
 VERSION = "0.1.0"
 DAY = 86400.0  # seconds
+# What has been interrupted answers within these.
+LAST_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,7 @@ class GenerationInfo:
 
 @dataclass(frozen=True)
 class Health:
-    """status is ok, or full while another execution would be refused.
+    """status is ok, full while another execution would be refused, or draining: it ends, and takes nothing new.
 
     fork is ready, or says why kernels are started one by one and not forked.
     """
@@ -111,7 +120,7 @@ class Service:
         self.pool = Pool(lambda: self._launch(self.serving.generation), settings.limits(), self._lost)
         self._changer = Changer(settings, home, registry, self.pool, self._launch, vault)
         self._registrar = Registrar(self._changer, registry, self.observer, vault)
-        self.replays = Replays(registry)
+        self.replays = Replays(registry, archive.clock)
         self.results = Results(home.results)
         self.vault = vault
         self.secrets = Secrets(vault, registry, lambda: self.serving.state)
@@ -132,28 +141,35 @@ class Service:
         self._model = Model(settings)
         self.chat = Chat(self._means, archive, Keeping(settings.approval_seconds, settings.conversation_days * DAY))
         self._tasks: set[asyncio.Task[Any]] = set()
+        self.drain = Drain()
 
     @classmethod
     @asynccontextmanager
     async def open(cls, settings: Settings, report: Report = silent) -> AsyncIterator[Self]:
         """Start: find or build the environment, register what is in the functions' folder, warm a kernel.
 
-        Raises HomeInUse, and what building raises when there is nothing older that could serve.
+        Raises HomeInUse, HomeUnusable, NewerHome, InsufficientStorage, and what building raises when there is nothing
+        older that could serve.
         """
-        home = await asyncio.to_thread(settings.open_home)
+        with usable(settings.home):
+            home = await asyncio.to_thread(settings.open_home)
         async with _hold(home):
-            database = home.database
-            with (
-                home.runtime() as runtime,
-                Registry.open(database) as registry,
-                Archive.open(database) as archive,
-                Vault.open(database, home.secrets_key, settings.secrets_keys()) as vault,
-            ):
+            with ExitStack() as opened:
+                with usable(home.path):
+                    notes = await asyncio.to_thread(_make_sound, home, Projection(settings.functions_dir))
+                    runtime = opened.enter_context(home.runtime())
+                    registry = opened.enter_context(Registry.open(home.database))
+                    archive = opened.enter_context(Archive.open(home.database))
+                    keys = settings.secrets_keys()
+                    vault = opened.enter_context(Vault.open(home.database, home.secrets_key, keys))
+                    await asyncio.to_thread(_correct_dates, registry, archive, settings.approval_seconds)
                 async with traced(traces(), VERSION) as tracing:
-                    service = cls(settings, home, registry, archive, vault, runtime, tracing)
+                    with usable(home.path):
+                        service = cls(settings, home, registry, archive, vault, runtime, tracing)
                     async with service.pool, service.executions, service._changer, service._registrar, service._model:
-                        synced = await service._registrar.start(report)
-                        service.notes = [f"{file}: {error.detail}" for file, error in synced.failures.items()]
+                        with usable(home.path):
+                            synced = await service._registrar.start(report)
+                        service.notes = [*notes, *(f"{file}: {e.detail}" for file, e in synced.failures.items())]
                         service.notes += [tracing.problem] if tracing.problem else []
                         try:
                             yield service
@@ -243,11 +259,14 @@ class Service:
         rows = self._registry.generations()
         return [_describe(row, self._changer.generation(row), current) for row in rows]
 
+    def _status(self) -> str:
+        return "draining" if self.drain.state != "open" else "full" if self.pool.admission.full else "ok"
+
     def health(self) -> Health:
         """Whether it serves, and how busy it is. No secret, no name of a function."""
         serving, (running, waiting) = self.serving, self.pool.admission.load
         return Health(
-            status="full" if self.pool.admission.full else "ok",
+            status=self._status(),
             kernel=serving.generation.kernel_name,
             generation=serving.generation.number,
             snapshot=serving.state.snapshot,
@@ -263,6 +282,31 @@ class Service:
         """The service in figures, as Prometheus reads them, and their media type."""
         self._metrics.set(self._gauges())
         return await asyncio.to_thread(self._metrics.text, accept)
+
+    # -- the end
+
+    async def wind_down(self, seconds: float) -> None:
+        """Take nothing new, give what goes on so many seconds, then interrupt it and wait a little for its answers.
+
+        `drain.hasten` shortens either wait.
+        """
+        self.drain.begin()
+        by_themselves = [asyncio.create_task(self._counted(one.over())) for one in self.executions.live]
+        await asyncio.sleep(0)
+        log.info("drain.begun", going=self.drain.going, seconds=seconds)
+        await self._let_go(seconds)
+        for waiting in by_themselves:
+            waiting.cancel()
+
+    async def _let_go(self, seconds: float) -> None:
+        if await self.drain.quiet(seconds):
+            return
+        log.warning("drain.cut", going=self.drain.going)
+        self.drain.cut()
+        self.pool.cut(WHY)
+        for task in self._tasks:
+            task.cancel()
+        await self.drain.quiet(LAST_SECONDS)
 
     # -- inside
 
@@ -314,15 +358,36 @@ class Service:
         )
 
     async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
-        task = asyncio.create_task(work)
+        task = asyncio.create_task(self._counted(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled() and self.drain.state == "cut":
+                raise refusal() from None
+            raise
+
+    async def _counted(self, work: Coroutine[Any, Any, T]) -> T:
+        with self.drain.working():
+            return await work
 
     async def _finish(self) -> None:
         if self._tasks:
             await asyncio.wait(self._tasks)
         await self._changer.finish()
+
+
+def _make_sound(home: Home, projection: Projection) -> list[str]:
+    """Bring a restore that was cut off to its end, and set aside what is damaged."""
+    if finish(home, projection):
+        log.warning("home.restore_finished")
+    return mend(home, projection.requirements)
+
+
+def _correct_dates(registry: Registry, archive: Archive, approval_seconds: float) -> None:
+    registry.correct(archive.clock.now())
+    archive.correct(approval_seconds)
 
 
 def _describe(row: GenerationRow, generation: Generation, current: int) -> GenerationInfo:
@@ -341,7 +406,8 @@ def _describe(row: GenerationRow, generation: Generation, current: int) -> Gener
 async def _hold(home: Home) -> AsyncIterator[None]:
     lock = AsyncFileLock(home.lock, timeout=0)
     try:
-        await lock.acquire()
+        with usable(home.path):
+            await lock.acquire()
     except Timeout as error:
         raise HomeInUse(f"Another service runs on {home.path}.") from error
     try:

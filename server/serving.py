@@ -7,8 +7,9 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
 
 import uvicorn
 import uvloop
@@ -32,13 +33,14 @@ def serve(settings: Settings, console: Console) -> None:
     settings.check_bind()
     hide_memory()  # keys of models above all: kernels run as the same user
     configure_logs(settings.log_level)
-    uvloop.run(_serve(settings, console))
+    with suppress(asyncio.CancelledError):  # told to stop before it served
+        uvloop.run(_serve(settings, console))
 
 
 async def _serve(settings: Settings, console: Console) -> None:
     start = time.perf_counter()
     with _listen(settings) as listener:
-        with _progress(console) as report:
+        with _progress(console) as report, _stoppable():
             opening = Service.open(settings, report)
             service = await opening.__aenter__()
             configure_logs(settings.log_level, service.vault.scrub)
@@ -47,6 +49,26 @@ async def _serve(settings: Settings, console: Console) -> None:
             await server.serve(sockets=[listener])
         finally:
             await opening.__aexit__(*sys.exc_info())
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """A signal during the start ends it, with all that it has begun."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert task is not None
+    with _signals(loop, lambda _: task.cancel()):
+        yield
+
+
+@contextmanager
+def _signals(loop: asyncio.AbstractEventLoop, heard: Callable[[signal.Signals], object]) -> Iterator[None]:
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signum, heard, signum)
+    try:
+        yield
+    finally:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(signum)
 
 
 class _Server(uvicorn.Server):
@@ -62,7 +84,7 @@ class _Server(uvicorn.Server):
             http="httptools",
             ws="none",
             lifespan="off",
-            timeout_graceful_shutdown=5,
+            timeout_graceful_shutdown=1,  # after `wind_down`, which has waited
         )
         super().__init__(config)
         self._service, self._console, self._start = service, console, start
@@ -70,14 +92,19 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Stop on a signal, and do not raise it again afterwards: our own kernels are still to be ended."""
-        loop = asyncio.get_running_loop()
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(signum, self.handle_exit, signum, None)
-        try:
+        with _signals(asyncio.get_running_loop(), lambda signum: self.handle_exit(signum, None)):
             yield
-        finally:
-            for signum in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(signum)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal begins the end, each further one hastens it."""
+        if self.should_exit:
+            self._service.drain.hasten()
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let what goes on come to its end, while others hear that it is too late."""
+        await self._service.wind_down(self._service.settings.drain_seconds)
+        await super().shutdown(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start listening, then show the banner."""

@@ -143,6 +143,9 @@ class Settings(BaseSettings):
     conversation_days: Annotated[
         float, Field(gt=0, description="Days without a turn after which a conversation is forgotten")
     ] = 30.0
+    drain_seconds: Annotated[
+        float, Field(ge=0, description="Seconds that what is going on has left when the service is told to stop")
+    ] = 10.0
     access_log: Annotated[bool, Field(description="A line in the log for each request and execution")] = True
     log_level: Annotated[str, Field(description="debug, info, warning or error")] = "info"
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from kernels.errors import InvalidRequirement
 from kernels.home import write_atomically
 from kernels.packages import parse_requirements
 from server.errors import InvalidRequest
@@ -100,8 +101,22 @@ def write_snapshot(
     aside = folder.with_name(f".writing-{folder.name}")
     for left in (aside, folder):
         shutil.rmtree(left, ignore_errors=not left.exists())
-    _begin(aside, previous, ahead)
-    package = f"{aside}/{PACKAGE}/"
+    try:
+        _begin(aside, previous, ahead)
+        _write_sources(f"{aside}/{PACKAGE}/", functions)
+        # Not forced to the disk: after a power cut, `is_whole` tells what has to be written again.
+        manifest = {f.name: _known(f, numbers or {}, secrets or {}) for f in functions}
+        (aside / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+        descriptor = os.open(aside / "environment.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(dict(variables), file)
+        aside.rename(folder)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)  # on a full disk every byte counts
+        raise
+
+
+def _write_sources(package: str, functions: Collection[Function]) -> None:
     for name in set(os.listdir(package)) - {f"{f.name}.py" for f in functions}:  # noqa: PTH208
         Path(package, name).unlink()
     for function in functions:
@@ -110,13 +125,6 @@ def write_snapshot(
             Path(path).unlink(missing_ok=True)  # never written to: others share it
             Path(path).write_bytes(source)
     Path(package, "__init__.py").write_text(render_init(f.name for f in functions), encoding="utf-8")
-    # Not forced to the disk: after a power cut, `is_whole` tells what has to be written again.
-    manifest = {f.name: _known(f, numbers or {}, secrets or {}) for f in functions}
-    (aside / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    descriptor = os.open(aside / "environment.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(dict(variables), file)
-    aside.rename(folder)
 
 
 def link_files(snapshot: Path, folder: Path) -> None:
@@ -252,6 +260,18 @@ class Projection:
         paths = sorted(p for p in found if p.is_file() and not p.name.startswith(("_", ".")))
         return {p.stem: p.read_bytes().decode("utf-8", "surrogateescape") for p in paths}
 
+    def files(self) -> list[Path]:
+        """All that is there of what `write` writes, but the generated `__init__.py`."""
+        paths = [self.folder / f"{name}{ending}" for name in self.sources() for ending in (".py", ".json")]
+        return [path for path in (*paths, self.requirements) if path.is_file()]
+
+    def texts(self) -> dict[str, dict[str, str]]:
+        """By function, the text of its file, and of the one beside it if there is one, each by the file's name."""
+        return {
+            name: {f"{name}.py": source} | ({f"{name}.json": text} if (text := self._beside(name)) else {})
+            for name, source in self.sources().items()
+        }
+
     def drafts(self, names: Collection[str]) -> dict[str, Draft | InvalidRequest]:
         """The files of these names, each with the packages that the requirements say it uses, or why there is none."""
         packages = self.packages()
@@ -303,7 +323,11 @@ class Projection:
         return [line for line in self._text().splitlines() if line.strip() and not line.startswith("#")]
 
     def _text(self) -> str:
-        return self.requirements.read_text(encoding="utf-8") if self.requirements.exists() else ""
+        """Raises InvalidRequirement."""
+        try:
+            return self.requirements.read_text(encoding="utf-8") if self.requirements.exists() else ""
+        except UnicodeDecodeError as error:
+            raise InvalidRequirement(f"{self.requirements.name} is no text in UTF-8.") from error
 
     def _render_requirements(self, functions: Collection[Function]) -> str:
         users: dict[str, list[str]] = {}

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from kernels.errors import InsufficientStorage
 from kernels.packages import Lock
+from server.errors import StoreDamaged
 from server.functions import Declared, Function
 from server.registry import Commit, Event, GenerationRow, Kept, Registry, State, Version
 
@@ -314,7 +315,7 @@ def test_a_full_disk_is_called_that_and_changes_nothing(registry: Registry) -> N
 
 def test_a_database_that_is_none_is_an_error(path: Path) -> None:
     path.write_text("not a database, but long enough to be looked at" * 10)
-    with pytest.raises(sqlalchemy.exc.DatabaseError), Registry.open(path):
+    with pytest.raises(StoreDamaged, match="not a database"), Registry.open(path):
         pass
 
 

@@ -1,0 +1,59 @@
+"""What tests share that do harm to a home; the homes are in `homes_fixtures`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from kernels.home import Home
+from server.callers import Caller
+from server.running import Running
+from server.service import Service
+from server.settings import Settings
+
+
+def settings_of(folder: Path, cache: Path) -> Settings:
+    """A service that lives in one folder."""
+    return Settings(
+        home=folder / "home",
+        functions_dir=folder / "aigbb_functions",
+        kernelspecs_dir=folder / "kernels",
+        cache=cache,
+        pool_size=0,
+    )
+
+
+def left_over(home: Path) -> list[str]:
+    """What was begun and never finished."""
+    return [p.name for kind in ("generations", "snapshots") for p in (home / kind).glob(".*")]
+
+
+def home_of(folder: Path, cache: Path) -> Home:
+    """Its home."""
+    return Home.create(folder / "home", cache)
+
+
+async def execute(service: Service, code: str) -> str | None:
+    """The text of the last expression."""
+    with service.executions.recorded(Running(Caller())) as running:
+        execution = await service.execute(code, running)
+    assert execution.done.status == "ok", execution
+    return execution.result
+
+
+def copied(template: Path, copy: Path) -> Path:
+    """Another one like it, whose files may be written to, but those of environments."""
+    shutil.copytree(template, copy, copy_function=os.link, symlinks=True)
+    (copy / "home" / "service.lock").unlink()  # a link is the same lock
+    written = [
+        *(copy / "home").glob("*"),
+        *(copy / "home").rglob("snapshot"),
+        *copy.glob("*.txt"),
+        *(copy / "aigbb_functions").glob("*"),
+    ]
+    for path in (path for path in written if path.is_file() and not path.is_symlink()):
+        data = path.read_bytes()
+        path.unlink()
+        path.write_bytes(data)
+    return copy
