@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 UV := $(BIN)/uv
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help serve test check bench lock clean
+.PHONY: help serve test check bench soak lock clean
 
 help: ## show what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -24,6 +24,9 @@ check: $(VENV)/.tests ## lint and types only
 
 bench: $(VENV)/.ready ## measure this checkout beside what one would use instead
 	$(BIN)/python -m benchmarks $(ARGS)
+
+soak: $(VENV)/.ready ## mixed work and faults for minutes; is anything lost, wrong or left?
+	$(BIN)/python -m benchmarks.soak $(ARGS)
 
 lock: $(VENV)/.ready ## renew requirements.lock
 	$(UV) pip compile -q --universal --python-version 3.11 --no-header --no-annotate requirements.txt tests/requirements.txt -o requirements.lock
