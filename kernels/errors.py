@@ -22,6 +22,7 @@ AigbbError
 ├── ShuttingDown                503  the service winds down
 ├── SessionNotFound             404
 ├── SessionExists               409
+├── ConfinementUnavailable           the machine can't do what AIGBB_SANDBOX=required asks for
 └── SessionBusy                 409  nothing to interrupt, or one operation too many
 """
 
@@ -199,3 +200,10 @@ class SessionBusy(AigbbError):
 
     code, status = "session_busy", 409
     hint = "Wait for the running execution, or POST /sessions/{id}/interrupt."
+
+
+class ConfinementUnavailable(AigbbError):
+    """A part of the hardened profile is missing on this machine, so the service does not start."""
+
+    code = "confinement_unavailable"
+    hint = "Install what is missing, or set AIGBB_SANDBOX=auto."

@@ -18,6 +18,8 @@ from uuid import uuid4
 
 import structlog
 
+from kernels.cgroups import Group
+from kernels.confinement import sockets
 from kernels.home import on_disk, write_atomically
 from kernels.kernel import Launch
 from kernels.messages import clean
@@ -34,16 +36,22 @@ LASTING, MAX_PAUSE = 60.0, 60.0
 # Bytes by which a parent may grow beyond twice its first size: what functions imported that are gone stays in it.
 GROWTH = 256 * 1024 * 1024
 BACKLOG = 1024
+# As much as so many kernels may have is for the parent, which imports every function and makes every fork.
+PARENT = 2
 
 
 class ForkServer:
     """The warm parent of one generation. Made by `start`, ended by `stop` or `retire`."""
 
-    def __init__(self, process: asyncio.subprocess.Process, address: Path, said: Path, sign: Path) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, address: Path, said: Path, sign: Path | None, group: Group | None
+    ) -> None:
         self._process = process
+        self._group = group
         self.address = address
         self._said = said
         self._sign = sign
+        self.memory = 0  # bytes that it held when it was last asked, shared ones included
 
     @classmethod
     async def start(cls, launch: Launch) -> ForkServer:
@@ -57,41 +65,42 @@ class ForkServer:
             listener.listen(BACKLOG)
             with ExitStack() as opened:
                 words = await on_disk(lambda: opened.enter_context(said.open("wb")))
-                process = await asyncio.create_subprocess_exec(
-                    *argv, env=env, stdin=listener.fileno(), stdout=words, stderr=words,
-                    cwd=launch.runtime, start_new_session=True,
-                )  # fmt: skip
+                async with launch.cage.entered(argv) as entered:
+                    process = await asyncio.create_subprocess_exec(
+                        *entered.argv, env=env, stdin=listener.fileno(), stdout=words, stderr=words,
+                        cwd=launch.runtime, start_new_session=True, pass_fds=entered.pass_fds,
+                    )  # fmt: skip
+                    sign = None if launch.cage.wraps else Path(env["AIGBB_GENERATION"], "warm")
+                    server = cls(process, address, said, sign, launch.cage.group(kernels=PARENT))
+                    await entered.admit(server._group)
         finally:
             listener.close()
-        return cls(process, address, said, Path(env["AIGBB_GENERATION"], "warm"))
+        return server
 
     async def show(self) -> None:
-        """Let notebooks find it: their kernels are forked from it too."""
-        with suppress(OSError):  # they start then as they would without it
-            await asyncio.to_thread(write_atomically, self._sign, str(self.address))
+        """Let notebooks find it: their kernels are forked from it too, unless it sees less than their users do."""
+        if self._sign is not None:
+            with suppress(OSError):  # they start then as they would without it
+                await asyncio.to_thread(write_atomically, self._sign, str(self.address))
 
     async def hide(self) -> None:
         """Let nobody new find it."""
-        with suppress(OSError):
-            await asyncio.to_thread(self._sign.unlink)
+        if self._sign is not None:
+            with suppress(OSError):
+                await asyncio.to_thread(self._sign.unlink)
 
     @property
     def pid(self) -> int:
-        """Its process."""
+        """Its process, or the sandbox around it."""
         return self._process.pid
-
-    def memory(self) -> int:
-        """Bytes that it holds, shared ones included; 0 when it has ended."""
-        try:
-            return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        except OSError:
-            return 0
 
     async def refresh(self) -> Mapping[str, str]:
         """Have it import the newest functions: why some are left to each kernel, by name. Raises OSError, EOFError."""
         line = Line(str(self.address))
         try:
-            found: dict[str, str] = (await line.ask({"do": "refresh"}))["late"]
+            answer = await line.ask({"do": "refresh"})
+            self.memory = int(answer["memory"])
+            found: dict[str, str] = answer["late"]
             return found
         finally:
             line.close()
@@ -100,6 +109,8 @@ class ForkServer:
         """Wait for its end; its last words."""
         await self._process.wait()
         self._process._transport.close()  # type: ignore[attr-defined]  # nothing public lets go of it
+        if self._group is not None:
+            await on_disk(self._group.remove)
         return await asyncio.to_thread(_last_words, self._said)
 
     async def retire(self) -> None:
@@ -215,9 +226,8 @@ class Forks:
             self._changed.clear()
             if reason := await self._update(generation, server, ended):
                 return reason
-            now = await asyncio.to_thread(server.memory)
-            size = size or now
-            if now > size * 2 + GROWTH:
+            size = size or server.memory
+            if server.memory > size * 2 + GROWTH:
                 return ""
             changed = asyncio.create_task(self._changed.wait())
             await asyncio.wait([changed, ended], timeout=PING, return_when=asyncio.FIRST_COMPLETED)
@@ -254,7 +264,8 @@ class Forks:
 def command(launch: Launch) -> tuple[list[str], dict[str, str]]:
     """How a generation's parent is started: as its kernels are, but with no connection file. Raises OSError."""
     spec = json.loads((launch.kernelspecs / launch.name / "kernel.json").read_text(encoding="utf-8"))
-    return [*spec["argv"][:2], "--warm"], {**launch.env, **spec["env"]}
+    sockets(launch.runtime).mkdir(mode=0o700, exist_ok=True)
+    return [*spec["argv"][:2], "--warm"], {**launch.env, **spec["env"], **launch.cage.rules()}
 
 
 def _last_words(path: Path) -> str:

@@ -11,11 +11,11 @@ import errno
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import ExitStack, aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 from uuid import uuid4
 
 import zmq.asyncio
@@ -23,13 +23,15 @@ from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 
 from kernels.channels import Channels, Message
+from kernels.confinement import Cage, sockets
 from kernels.endings import Death, Ending
 from kernels.errors import InsufficientStorage, KernelStartFailed
-from kernels.home import on_disk, remove_all
-from kernels.messages import clean, from_call, from_message, left_out
+from kernels.home import on_disk
+from kernels.messages import from_call, from_message, left_out
 from kernels.outputs import Cap, Done, Output, Refused, Status
 from kernels.sandbox import kill_group, process_end
 from kernels.tasks import CALL, Run, Task, resolve
+from kernels.workplace import Workplace
 
 START_TIMEOUT = 60.0
 # After a reply without idle, or idle without a reply: how long the other may take.
@@ -56,7 +58,7 @@ class Launch:
     """What a kernel is started from.
 
     kernelspecs is a folder with `name`/kernel.json, whose metadata may name a kernel provisioner: how the
-    process is made is its business. env is the process's whole environment.
+    process is made is its business. env is the process's whole environment; cage is what it is confined to.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Launch:
     env: Mapping[str, str]
     runtime: Path
     workdir: Path
+    cage: Cage = field(default_factory=Cage)
 
 
 class Kernel:
@@ -75,13 +78,14 @@ class Kernel:
     ) -> None:
         self.id = uuid4().hex[:12]
         self.launch = launch
-        self.workdir = launch.workdir / self.id
+        self._place = Workplace(launch.workdir / self.id, sockets(launch.runtime) / self.id)
+        self.workdir = self._place.workdir
         self._context = context
         self._manager = AsyncKernelManager(
             kernel_name=launch.name,
             kernel_spec_manager=KernelSpecManager(kernel_dirs=[str(launch.kernelspecs)], ensure_native_kernel=False),
             transport="ipc",
-            connection_file=str(launch.runtime / f"{self.id}.json"),
+            connection_file=str(self._place.connection_file),
             context=context,
         )
         self._loop = asyncio.get_running_loop()
@@ -205,28 +209,29 @@ class Kernel:
             self._channels.close()
         if self._manager.provisioner is not None:
             await self._manager.cleanup_resources()
-        await on_disk(remove_all, self.workdir)
+        await on_disk(self._place.remove)
 
     async def _launch(self) -> None:
-        words = self.workdir / ".start.log"
         try:
-            await self._start_process(words)
+            await self._start_process()
         except (OSError, ValueError, NoSuchKernel) as error:
             kind = InsufficientStorage if getattr(error, "errno", 0) == errno.ENOSPC else KernelStartFailed
             raise kind(f"{self.name} could not be started: {error}.") from error
         self._channels = Channels(self._manager, self._context, self._hear)
         failure = await self._greet()
         if failure is not None:
-            said = await asyncio.to_thread(_tail, words)
+            said = await asyncio.to_thread(self._place.last_words)
             raise KernelStartFailed(f"{self.name} {failure}.", log=said)
 
-    async def _start_process(self, words: Path) -> None:
-        env = dict(self.launch.env, HOME=str(self.workdir), IPYTHONDIR=str(self.workdir / ".ipython"))
+    async def _start_process(self) -> None:
+        own, cage = self._place.folders, self.launch.cage
+        env = {**self.launch.env, **self._place.environment, **cage.rules(*own)}
+        more = {"cage": cage.narrowed(*own)} if cage.wraps else {}
         try:
             with ExitStack() as opened:
-                file = await on_disk(lambda: opened.enter_context(_open_new(words)))
+                file = await on_disk(lambda: opened.enter_context(self._place.open()))
                 await self._manager.start_kernel(
-                    env=env, cwd=str(self.workdir), stdout=file.fileno(), stderr=file.fileno()
+                    env=env, cwd=str(self.workdir), stdout=file.fileno(), stderr=file.fileno(), **more
                 )
         finally:
             provisioner = self._manager.provisioner
@@ -439,12 +444,3 @@ class Kernel:
 
     def _death(self) -> Death | None:
         return self._killed_for if self._stopped else self._ended.result().cause
-
-
-def _open_new(path: Path) -> BinaryIO:
-    path.parent.mkdir(mode=0o700, parents=True)
-    return path.open("wb")
-
-
-def _tail(path: Path) -> str:
-    return clean(path.read_bytes()[-4000:].decode(errors="replace"))

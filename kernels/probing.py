@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from kernels import sandbox
+from kernels.confinement import Cage
 from kernels.environments import Generation
 from kernels.errors import (
     ImportFailed,
@@ -58,7 +59,8 @@ class Findings:
 class Probe:
     """How to ask. env is the child's whole environment; timeout is in seconds for all imports together.
 
-    mask takes secrets out of what messages say, and home is a path that none needs to.
+    mask takes secrets out of what messages say, and home is a path that none needs to. cage is what the child is
+    confined to.
     """
 
     env: Mapping[str, str]
@@ -66,6 +68,7 @@ class Probe:
     timeout: float
     mask: Callable[[str], str] = str
     home: str = ""
+    cage: Cage = field(default_factory=Cage)
 
     async def ask(
         self,
@@ -102,7 +105,7 @@ class Probe:
 
     async def _start(self, generation: Generation, program: str) -> sandbox.Child:
         argv: list[str | Path] = [generation.python, "-s", "-P", "-c", program, str(LAUNCH)]
-        return await sandbox.Child.start(argv, env=self.env, cwd=self.workdir)
+        return await sandbox.Child.start(argv, env=self.env, cwd=self.workdir, cage=self.cage)
 
     def _read(self, finished: sandbox.Finished) -> Findings:
         findings, importing, done = Findings(), "", False

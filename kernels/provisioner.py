@@ -19,6 +19,10 @@ import structlog
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
+from kernels.cgroups import Group
+from kernels.confinement import Cage, exit_code
+from kernels.home import on_disk
+
 log = structlog.get_logger(__name__)
 
 # In a kernel's environment: the socket of the parent that it may be forked from. It does not see it.
@@ -35,6 +39,7 @@ class Line:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.setblocking(False)
         self._data = b""
+        self._process = -1  # an open file that stands for the kernel's process
         try:
             self.socket.connect(address)
         except OSError:
@@ -53,11 +58,23 @@ class Line:
     async def read(self) -> Any:
         """The next answer. Raises OSError, EOFError once the parent is gone."""
         while b"\n" not in self._data:
-            data = await asyncio.get_running_loop().sock_recv(self.socket, 65536)
+            try:
+                data, descriptors, _, _ = socket.recv_fds(self.socket, 65536, 1)
+            except BlockingIOError:
+                await self._wait()
+                continue
+            self._process = next(iter(descriptors), self._process)
             if not data:
                 raise EOFError("the parent has ended")
             self._data += data
         return self._take()
+
+    async def process(self) -> int:
+        """The number that the kernel's process has here: in its sandbox it has another. Raises OSError, EOFError."""
+        try:
+            return await asyncio.to_thread(_number_of, self._process)
+        finally:
+            self._forget_process()
 
     def peek(self) -> Any:
         """The next answer if it has come, else None. Raises OSError, EOFError as `read`."""
@@ -67,6 +84,21 @@ class Line:
                 raise EOFError("the parent has ended")
             self._data += data
         return self._take() if b"\n" in self._data else None
+
+    async def _wait(self) -> None:
+        """Until there is something to read."""
+        loop = asyncio.get_running_loop()
+        come: asyncio.Future[None] = loop.create_future()
+        loop.add_reader(self.socket.fileno(), _resolve, come)
+        try:
+            await come
+        finally:
+            loop.remove_reader(self.socket.fileno())
+
+    def _forget_process(self) -> None:
+        if self._process >= 0:
+            os.close(self._process)
+            self._process = -1
 
     def _take(self) -> Any:
         line, _, self._data = self._data.partition(b"\n")
@@ -86,6 +118,7 @@ class Line:
 
     def close(self) -> None:
         """Give the connection up: a kernel that runs on it is killed, and its id may be another's."""
+        self._forget_process()
         self.socket.close()
 
 
@@ -145,30 +178,62 @@ class ForkProvisioner(LocalProvisioner):
     """Forks a kernel from the warm parent that its environment names, or starts it as any other where none answers."""
 
     home = ""  # the kernel's own folder
-    # After `wait`: whether the system killed it for the memory that it used. Nobody here knows of any.
+    cage = Cage()
+    group: Group | None = None
+    # After `wait`: whether the system killed it, or what it started, because its group had no memory left.
     out_of_memory = False
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """As LocalProvisioner does."""
         env = dict(kwargs.pop("env"))
         self.home = env["HOME"]
-        address = env.pop(SOCKET, None)
+        address, cage = env.pop(SOCKET, None), kwargs.pop("cage", self.cage)
         fork = await self._fork(address, cmd, env, kwargs) if address else None
         if fork is None:
-            return await super().launch_kernel(cmd, env=env, **kwargs)
+            self.cage, self.group = cage, cage.group()
+            async with cage.entered(cmd) as entered:
+                info = await super().launch_kernel(entered.argv, env=env, pass_fds=entered.pass_fds, **kwargs)
+                await entered.admit(self.group)
+            return info
         self.process: Any = fork
         self.pid = self.pgid = fork.pid
+        self.group = cage.group()
+        if self.group is not None:
+            await on_disk(self.group.add, fork.pid)
         return self.connection_info
 
     async def wait(self) -> int | None:
         """The exit code, once the process has ended, and what it left running too."""
         if not isinstance(self.process, Fork):
-            code = await super().wait()
-            await asyncio.to_thread(kill_all_of, self.home)
-            return code
-        ended = await self.process.ended()
-        self.process = None
-        return ended
+            ended = await super().wait()
+            code = None if ended is None else exit_code(ended, self.cage)
+            if not self.cage.wraps:  # else it has ended with its sandbox
+                await asyncio.to_thread(kill_all_of, self.home)
+        else:
+            code = await self.process.ended()
+            self.process = None
+        await self._leave_group()
+        return code
+
+    async def cleanup(self, restart: bool = False) -> None:
+        """As LocalProvisioner does; also for one that came to nothing."""
+        await super().cleanup(restart)
+        await self._leave_group()
+
+    async def _leave_group(self) -> None:
+        """End what the kernel has left running, and see what it ended by."""
+        if (group := self.group) is not None:
+            self.group = None
+            self.out_of_memory = await on_disk(group.oom_killed)
+            await on_disk(group.remove)
+
+    async def send_signal(self, signum: int) -> None:
+        """To the kernel's group. An interrupt goes past bubblewrap, which would end, and the kernel with it."""
+        if signum == signal.SIGINT and self.cage.wraps and self.process is not None:
+            with suppress(OSError, IndexError):  # it is ending
+                os.killpg(await asyncio.to_thread(_inmost, self.process.pid), signum)
+            return
+        await super().send_signal(signum)
 
     async def _fork(self, address: str, cmd: list[str], env: dict[str, str], kwargs: dict[str, Any]) -> Fork | None:
         request = {"do": "fork", "argv": cmd[2:], "env": env, "cwd": str(kwargs["cwd"]), "owned": True}
@@ -179,8 +244,8 @@ class ForkProvisioner(LocalProvisioner):
             return None
         try:
             async with asyncio.timeout(FORK_TIMEOUT):
-                answer = await line.ask(request, (kwargs["stdout"], kwargs["stderr"]))
-            return Fork(line, answer["pid"])
+                await line.ask(request, (kwargs["stdout"], kwargs["stderr"]))
+                return Fork(line, await line.process())
         except (OSError, EOFError, ValueError, LookupError, TimeoutError) as error:
             log.warning("forkserver.no_fork", error=repr(error))
         except asyncio.CancelledError:
@@ -197,3 +262,23 @@ def kill_all_of(home: str) -> None:
         with suppress(OSError):  # it has ended, or is not ours
             if marker in environ.read_bytes().split(b"\0"):
                 os.kill(int(environ.parent.name), signal.SIGKILL)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _number_of(descriptor: int) -> int:
+    """What the process behind a pidfd is called in our namespace. Raises OSError, EOFError."""
+    for line in Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines():
+        if line.startswith("Pid:") and (number := int(line.split()[1])) > 0:
+            return number
+    raise EOFError("the kernel has ended")
+
+
+def _inmost(pid: int) -> int:
+    """The program that bubblewrap runs, by the number of the outer one of its two processes."""
+    for _ in range(2):
+        pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+    return pid

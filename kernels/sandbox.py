@@ -9,9 +9,13 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from kernels.cgroups import Group
+from kernels.confinement import Cage, exit_code
+from kernels.home import on_disk
 
 # Seconds for what is still in the pipes of a child that has ended.
 DRAIN = 2.0
@@ -52,6 +56,8 @@ class Child:
     stdout: bytearray
     stderr: bytearray
     collecting: asyncio.Future[tuple[None, None]]
+    cage: Cage = field(default_factory=Cage)
+    group: Group | None = None
 
     @classmethod
     async def start(
@@ -62,23 +68,33 @@ class Child:
         cwd: Path | None = None,
         on_line: Callable[[str], None] | None = None,
         limit: int = 4 * 1024 * 1024,
+        cage: Cage | None = None,
     ) -> Child:
         """Start it, in a process group of its own. `on_line` hears each line of stderr as it comes.
 
-        At most `limit` bytes of each stream are kept.
+        At most `limit` bytes of each stream are kept. cage: what it is confined to.
         """
-        process = await asyncio.create_subprocess_exec(
-            *argv,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=dict(env),
-            cwd=cwd,
-            start_new_session=True,
-        )
-        stdout, stderr = bytearray(), bytearray()
-        out, err = _collect(process.stdout, stdout, limit), _collect(process.stderr, stderr, limit, on_line)
-        return cls(process, stdout, stderr, asyncio.gather(out, err))
+        cage = cage or Cage()
+        async with cage.entered(argv) as entered:
+            process = await asyncio.create_subprocess_exec(
+                *entered.argv,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env={**env, **cage.rules()},
+                cwd=cwd,
+                start_new_session=True,
+                pass_fds=entered.pass_fds,
+            )
+            stdout, stderr = bytearray(), bytearray()
+            out, err = _collect(process.stdout, stdout, limit), _collect(process.stderr, stderr, limit, on_line)
+            child = cls(process, stdout, stderr, asyncio.gather(out, err), cage, cage.group())
+            try:
+                await entered.admit(child.group)
+            except BaseException:
+                await child.stop()
+                raise
+        return child
 
     async def finish(self, stdin: bytes, timeout: float) -> Finished:
         """Ask, and wait for the end; after `timeout` seconds, kill its whole process group."""
@@ -94,7 +110,8 @@ class Child:
         for stream in drained:
             stream.result()
         stderr = self.stderr.decode(errors="replace")
-        return Finished(self.process.returncode or 0, bytes(self.stdout), stderr, timed_out)
+        code = exit_code(self.process.returncode or 0, self.cage)
+        return Finished(code, bytes(self.stdout), stderr, timed_out)
 
     async def stop(self) -> None:
         """End it unasked. Does nothing once it has finished: its id may be another's by then."""
@@ -104,6 +121,8 @@ class Child:
     async def _end(self, *tasks: asyncio.Task[None]) -> set[asyncio.Future[Any]]:
         kill_group(self.process.pid)
         await self.process.wait()
+        if self.group is not None:
+            await on_disk(self.group.remove)
         # A descendant that left the group may hold a pipe open for ever: do not wait for it.
         waited: list[asyncio.Future[Any]] = [self.collecting, *tasks]
         drained, _ = await asyncio.wait(waited, timeout=DRAIN)
@@ -123,9 +142,10 @@ async def run(
     cwd: Path | None = None,
     on_line: Callable[[str], None] | None = None,
     limit: int = 4 * 1024 * 1024,
+    cage: Cage | None = None,
 ) -> Finished:
     """Run a child to its end or to `timeout` seconds; see `Child`."""
-    child = await Child.start(argv, env=env, cwd=cwd, on_line=on_line, limit=limit)
+    child = await Child.start(argv, env=env, cwd=cwd, on_line=on_line, limit=limit, cage=cage)
     return await child.finish(stdin, timeout)
 
 

@@ -18,6 +18,7 @@ from typing import Self
 
 import structlog
 
+from kernels.confinement import Confinement
 from kernels.environments import Environments, Generation
 from kernels.errors import AigbbError, InsufficientStorage, KernelStartFailed
 from kernels.home import Home, on_disk
@@ -117,6 +118,7 @@ class Changer:
         pool: Pool,
         launch: Callable[[Generation], Launch],
         vault: Vault,
+        confinement: Confinement,
     ) -> None:
         uv = Uv(Path(sys.executable), home.cache / "uv", settings.uv_environment(), settings.build_timeout)
         self._home = home
@@ -126,7 +128,7 @@ class Changer:
         self._environments = Environments(home, uv)
         self.projection = Projection(settings.functions_dir)
         self._planner = Planner(self._environments, registry, self.projection)
-        self._verifier = Verifier(settings, home, vault)
+        self._verifier = Verifier(settings, home, vault, confinement)
         self._probes = Standby(lambda: self._verifier.ahead(self.serving.generation))
         self._publisher = Publisher(
             home,

@@ -6,13 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import structlog
 from filelock import AsyncFileLock, Timeout
 
-from kernels import sandbox
+from kernels import machine, sandbox
+from kernels.confinement import Confinement
 from kernels.endings import Death
 from kernels.environments import Generation
 from kernels.home import Home
@@ -79,7 +81,8 @@ class GenerationInfo:
 class Health:
     """status is ok, full while another execution would be refused, or draining: it ends, and takes nothing new.
 
-    fork is ready, or says why kernels are started one by one and not forked.
+    fork is ready, or says why kernels are started one by one and not forked. confinement says what kernels are
+    confined by.
     """
 
     status: str
@@ -89,6 +92,7 @@ class Health:
     functions: int
     spares: int
     fork: str
+    confinement: Mapping[str, str]
     running: int
     waiting: int
     sessions: int
@@ -106,9 +110,11 @@ class Service:
         vault: Vault,
         runtime: Path,
         tracing: Tracing,
+        confinement: Confinement,
     ) -> None:
         self.settings = settings
         self.tracing = tracing
+        self.confinement = confinement
         self.home = home
         self.token = settings.require_token(home)
         self.token_file = home.token if settings.token is None else None
@@ -118,7 +124,7 @@ class Service:
         self._metrics = Metrics(VERSION)
         self.observer = Observer(self._metrics.note, Lines(requests=settings.access_log).note, tracing.note)
         self.pool = Pool(lambda: self._launch(self.serving.generation), settings.limits(), self._lost)
-        self._changer = Changer(settings, home, registry, self.pool, self._launch, vault)
+        self._changer = Changer(settings, home, registry, self.pool, self._launch, vault, confinement)
         self._registrar = Registrar(self._changer, registry, self.observer, vault)
         self.replays = Replays(registry, archive.clock)
         self.results = Results(home.results)
@@ -148,12 +154,13 @@ class Service:
     async def open(cls, settings: Settings, report: Report = silent) -> AsyncIterator[Self]:
         """Start: find or build the environment, register what is in the functions' folder, warm a kernel.
 
-        Raises HomeInUse, HomeUnusable, NewerHome, InsufficientStorage, and what building raises when there is nothing
-        older that could serve.
+        Raises HomeInUse, HomeUnusable, NewerHome, InsufficientStorage, ConfinementUnavailable, and what building raises
+        when there is nothing older that could serve.
         """
         with usable(settings.home):
             home = await asyncio.to_thread(settings.open_home)
-        async with _hold(home):
+        confine = partial(machine.confine, settings.sandbox, settings.bounds(), settings.private_files())
+        async with _hold(home), await confine() as confinement:
             with ExitStack() as opened:
                 with usable(home.path):
                     notes = await asyncio.to_thread(_make_sound, home, Projection(settings.functions_dir))
@@ -165,7 +172,7 @@ class Service:
                     await asyncio.to_thread(_correct_dates, registry, archive, settings.approval_seconds)
                 async with traced(traces(), VERSION) as tracing:
                     with usable(home.path):
-                        service = cls(settings, home, registry, archive, vault, runtime, tracing)
+                        service = cls(settings, home, registry, archive, vault, runtime, tracing, confinement)
                     async with service.pool, service.executions, service._changer, service._registrar, service._model:
                         with usable(home.path):
                             synced = await service._registrar.start(report)
@@ -273,6 +280,7 @@ class Service:
             functions=len(serving.state.active),
             spares=self.pool.spares,
             fork=self.pool.forks.state,
+            confinement=self.confinement.state(),
             running=running,
             waiting=waiting,
             sessions=len(self.pool.sessions()),
@@ -355,6 +363,7 @@ class Service:
             env={**env, "AIGBB_OWNED": "1"},
             runtime=self._runtime,
             workdir=self.home.work,
+            cage=self.confinement.kernels(self.home, self._runtime),
         )
 
     async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:

@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -154,6 +154,7 @@ def print_banner(service: Service, console: Console, port: int, seconds: float) 
         ("API", url),
         ("Docs", f"{url}/docs  (any user name, the token as password)"),
         ("Kernel", f"{health.kernel}; in Jupyter also as {ALIAS!r}"),
+        ("Confined", confined(health.confinement)),
         ("Functions", f"{health.functions}: {names}"),
         ("Token", "AIGBB_TOKEN" if settings.token else str(service.home.token)),
     ):
@@ -163,6 +164,14 @@ def print_banner(service: Service, console: Console, port: int, seconds: float) 
         console.print(f"[yellow]warning[/] {note}", highlight=False)
     console.print("Try it:", style="bold")
     console.print(curl(service, url), soft_wrap=True, highlight=False, markup=False)
+
+
+def confined(state: Mapping[str, str]) -> str:
+    """What kernels are confined by, in a line."""
+    if state["profile"] == "off":
+        return "no (AIGBB_SANDBOX=off)"
+    parts = ", ".join(f"{name} {state[name]}" for name in ("bubblewrap", "landlock", "seccomp") if state[name] != "off")
+    return f"{state['profile']}; {parts}"
 
 
 def curl(service: Service, url: str) -> str:

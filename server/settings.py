@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from jupyter_core.paths import jupyter_data_dir
-from pydantic import Field, SecretStr, StrictBool, field_validator, model_validator
+from pydantic import ByteSize, Field, SecretStr, StrictBool, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from kernels.confinement import Bounds
 from kernels.home import Home, write_atomically
 from kernels.pool import Limits
 from server.errors import InsecureBind
@@ -22,6 +23,8 @@ from server.models import NAMES
 
 # Clean kernels that are kept ready at most, where nothing else is said.
 POOL_MAX = 8
+
+GIB = 1024**3
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -93,6 +96,18 @@ class Settings(BaseSettings):
     fork: Annotated[
         bool, Field(description="Fork kernels from a warm parent, where the system can; else each is started")
     ] = True
+    sandbox: Annotated[
+        Literal["auto", "required", "off"],
+        Field(description="Confinement of kernels: auto, required (hardened, or the service does not start), off"),
+    ] = "auto"
+    kernel_memory: Annotated[
+        ByteSize | None,
+        Field(ge=GIB, description="Memory of a kernel, such as 4GiB; without one, 2GiB where hardened"),
+    ] = None
+    kernel_pids: Annotated[int, Field(ge=32, description="Processes and threads of a kernel, where hardened")] = 256
+    kernel_cpus: Annotated[
+        float | None, Field(gt=0, description="Processors that a kernel may keep busy, where hardened; all by default")
+    ] = None
     max_running: Annotated[int, Field(ge=1, le=256, description="Executions at once")] = 4
     max_waiting: Annotated[int, Field(ge=0, description="Executions that may wait; more are refused")] = 64
     max_sessions: Annotated[int, Field(ge=0, description="Sessions open at once")] = 16
@@ -202,6 +217,21 @@ class Settings(BaseSettings):
             idle_seconds=self.session_idle,
             fork=self.fork,
         )
+
+    def bounds(self) -> Bounds:
+        """How much a kernel may take."""
+        hardened = self.sandbox == "required"
+        memory = self.kernel_memory or (2 * GIB if hardened else None)
+        return Bounds(
+            file_size=GIB if hardened else 16 * GIB,
+            memory=memory,
+            processes=self.kernel_pids,
+            processors=self.kernel_cpus,
+        )
+
+    def private_files(self) -> tuple[Path, ...]:
+        """Files outside of the home that no kernel may read: what is in them is the service's alone."""
+        return (Path(".env").absolute(),)
 
     def check_bind(self) -> None:
         """Raises InsecureBind: another address than loopback needs a token that somebody chose."""

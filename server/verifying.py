@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kernels import sandbox
+from kernels.confinement import Confinement
 from kernels.environments import Generation
 from kernels.errors import AigbbError
 from kernels.home import Home
@@ -25,13 +26,21 @@ from server.settings import Settings
 from server.snapshots import PACKAGE
 from server.vault import Vault
 
-# Imported once in a new environment, so that bytecode and font caches are there before the first caller.
+# Imported once in a new environment, so that bytecode and font caches are there before the first caller: kernels may
+# not write them. By distribution, also what they import only for an exception, a picture, a table or a completion.
 WARM = {
-    "ipykernel": "ipykernel.kernelapp",
-    "pydantic": "pydantic",
-    "numpy": "numpy",
-    "pandas": "pandas",
-    "matplotlib": "matplotlib.pyplot",
+    "ipykernel": ("ipykernel.kernelapp",),
+    "debugpy": ("ipykernel.debugger",),
+    "ipython": ("IPython.core.completerlib", "IPython.core.debugger", "IPython.extensions.storemagic"),
+    "tornado": ("tornado.platform.asyncio",),
+    "pydantic": ("pydantic",),
+    "numpy": ("numpy",),
+    "pandas": ("pandas", "pandas.io.formats.html"),
+    "matplotlib": ("matplotlib.pyplot",),
+    "matplotlib-inline": ("matplotlib_inline.backend_inline",),
+    "stack-data": ("stack_data",),
+    "pygments": ("pygments.formatters.terminal256",),
+    "jedi": ("jedi",),
 }
 
 
@@ -69,6 +78,7 @@ class Verifier:
     settings: Settings
     home: Home
     vault: Vault
+    confinement: Confinement
 
     async def verify(self, trial: Trial, report: Report) -> Verified:
         """Import what the change touches, and see what parameters and results the new functions have.
@@ -87,7 +97,8 @@ class Verifier:
         report(Step("verify", f"Importing {what} in {trial.generation.kernel_name}"))
         variables = Scrubber.masking(trial.after.variables_in_use().values())
         given = {name: self.vault.values(secrets[name]) for name in names if name in secrets}
-        findings = await self._probe(trial.generation, lambda text: self.vault.scrubber(variables(text))).ask(
+        probe = self._probe(trial.generation, lambda text: self.vault.scrubber(variables(text)), trial.is_new)
+        findings = await probe.ask(
             trial.generation,
             trial.snapshot,
             names,
@@ -106,10 +117,11 @@ class Verifier:
         """A child for a later trial in this generation."""
         return await self._probe(generation, str).ahead(generation)
 
-    def _probe(self, generation: Generation, mask: Callable[[str], str]) -> Probe:
+    def _probe(self, generation: Generation, mask: Callable[[str], str], is_new: bool = False) -> Probe:
         passed, python = self.settings.kernel_environment(), generation.python
         env = sandbox.kernel_environment(python, self.home.work, self.home.cache, passed)
-        return Probe(env, self.home.work, self.settings.import_timeout, mask, str(self.home.path))
+        cage = self.confinement.probes(self.home, generation.folder if is_new else None)
+        return Probe(env, self.home.work, self.settings.import_timeout, mask, str(self.home.path), cage)
 
 
 def _others(trial: Trial, changed: Collection[str]) -> list[str]:
@@ -122,11 +134,12 @@ def _others(trial: Trial, changed: Collection[str]) -> list[str]:
 
 
 def _warm(trial: Trial) -> list[str]:
-    """The default packages that a new environment has in another version than the one before it."""
+    """Of the default packages that a new environment has in another version than the one before it."""
     if not trial.is_new:
         return []
     old = trial.previous.pins if trial.previous else {}
-    return [module for name, module in WARM.items() if trial.generation.lock.pins.get(name) != old.get(name)]
+    changed = [name for name in WARM if trial.generation.lock.pins.get(name) != old.get(name)]
+    return [module for name in changed for module in WARM[name]]
 
 
 def _as_written(parsed: Parsed) -> dict[str, Any]:

@@ -188,6 +188,7 @@ class HealthAnswer(Answer):
     functions: int
     spares: int
     fork: str
+    confinement: dict[str, str]
     running: int
     waiting: int
     sessions: int

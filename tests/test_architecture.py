@@ -15,10 +15,12 @@ ROOT = Path(__file__).parents[1]
 # Each module may import those on lines above its own, and those on its own line only where noted.
 ORDER = [
     ["kernels.clock", "kernels.endings"],
-    ["kernels.errors", "kernels.progress", "kernels.outputs", "kernels.home"],
-    ["kernels.messages", "kernels.sandbox", "kernels.admission", "kernels.channels"],
-    ["kernels.tasks"],
-    ["kernels.packages", "kernels.standby"],
+    ["kernels.errors", "kernels.progress", "kernels.outputs", "kernels.home", "kernels.seccomp", "kernels.cgroups"],
+    ["kernels.confinement"],
+    ["kernels.sandbox"],
+    ["kernels.messages", "kernels.admission", "kernels.channels"],
+    ["kernels.tasks", "kernels.workplace"],
+    ["kernels.packages", "kernels.standby", "kernels.machine"],
     ["kernels.environments"],
     ["kernels.kernelspecs", "kernels.probing", "kernels.provisioner", "kernels.kernel"],
     ["kernels.forkserver", "kernels.spares"],

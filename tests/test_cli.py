@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from server.settings import Settings
@@ -224,12 +225,13 @@ def test_a_stopped_service_ends_its_kernels_and_leaves_no_sockets(
     with running_server(tmp_path, cache, pool_size=1) as server:
         with server.client() as client:
             client.post("/sessions", json={"id": "open"})
-            code = "import os; os.getpid()"
-            pid = int(client.post("/execute", json={"code": code, "session": "open"}).json()["result"])
+            client.post("/execute", json={"code": "1", "session": "open"})
+            started = psutil.Process(server.process.pid).children(recursive=True)
+            assert started
         runtime = (server.home / "runtime").readlink()
         assert runtime.is_dir()
         server.stop(how)
-        assert not Path(f"/proc/{pid}").exists()
+        assert not psutil.wait_procs(started, timeout=10)[1]
         assert not runtime.exists()
         assert list((server.home / "work").iterdir()) == []
 

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager
@@ -15,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import anyio
+import psutil
 import pytest
 
 from kernels import forkserver, provisioner
@@ -375,15 +375,12 @@ def test_nothing_outlives_a_service_that_is_killed(tmp_path: Path, cache: Path) 
     (tmp_path / "aigbb_functions").mkdir()
     with running_server(tmp_path, cache) as server, server.client() as client:
         session = client.post("/sessions").json()["id"]
-        code = "import os; print(os.getpid(), os.getppid())"
-        pids = {
-            pid
-            for body in ({"code": code, "session": session}, {"code": code})
-            for pid in client.post("/execute", json=body).json()["output"].split()
-        }
+        for body in ({"code": "1", "session": session}, {"code": "1"}):
+            client.post("/execute", json=body)
+        started = psutil.Process(server.process.pid).children(recursive=True)
+        assert started
         server.stop(signal.SIGKILL)
-        for pid in pids - {str(server.process.pid)}:
-            subprocess.run(["tail", "--pid", pid, "-f", os.devnull], check=True, timeout=20)
+        assert not psutil.wait_procs(started, timeout=20)[1]
 
 
 async def test_where_forking_is_not_wanted_kernels_are_started(place: Place) -> None:

@@ -493,7 +493,7 @@ def nasty(launch: Launch, folder: Path, *argv: str) -> Launch:
 
 def left_behind(launch: Launch) -> list[Path]:
     """Files of kernels that are no more."""
-    return [*launch.runtime.glob("*"), *launch.workdir.glob("*")]
+    return [*launch.runtime.glob("*/*"), *launch.workdir.glob("*")]
 
 
 async def test_a_kernel_whose_python_does_not_exist_is_refused(
@@ -539,7 +539,7 @@ async def test_a_kernel_that_hangs_at_its_start_is_killed(
 async def test_a_start_that_nobody_waits_for_leaves_nothing(launch: Launch, context: zmq.asyncio.Context) -> None:
     start = asyncio.create_task(Kernel.start(launch, context))
     with anyio.fail_after(20):
-        while not any(launch.runtime.iterdir()):
+        while not any(launch.runtime.glob("*/*")):
             await asyncio.sleep(0.01)
     start.cancel()
     with pytest.raises(asyncio.CancelledError):

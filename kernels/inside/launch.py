@@ -36,6 +36,17 @@ def hold(generation: Path) -> int:
     return descriptor
 
 
+def confine_this() -> None:
+    """Be bound by the rules in the environment. In a sandbox, our parent is another one than who started that."""
+    from aigbb_inside import confine  # type: ignore[import-not-found]
+
+    rules = confine.take(os.environ)
+    confine.apply(rules)
+    if rules.get("wrapped"):
+        os.environ.pop("JPY_PARENT_PID", None)
+        os.setsid()
+
+
 def die_with_parent(parent: int) -> None:
     """Ask Linux for SIGKILL when the parent ends; elsewhere ipykernel's parent poller does it."""
     if sys.platform == "linux":
@@ -64,6 +75,7 @@ def main() -> None:
     generation = Path(os.environ["AIGBB_GENERATION"])
     lock = hold(generation)
     become_importable()
+    confine_this()
     owned = os.environ.get(OWNED) == "1"  # the extension removes it
     if owned:
         die_with_parent(int(os.environ.get("JPY_PARENT_PID", "0")))

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from . import confine
 from .package import PACKAGE, Package
 
 
@@ -31,6 +32,7 @@ def main() -> None:
     channel = os.dup(1)
     os.dup2(2, 1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    confine.apply(confine.take(os.environ))
     snapshot = Path(request["snapshot"])
     os.environ.update(json.loads((snapshot / "environment.json").read_text(encoding="utf-8")))
     for name in request["warm"]:

@@ -4,9 +4,10 @@
 JSON, and is answered by lines of JSON:
 
 - {"do": "fork", "argv", "env", "cwd", "owned"} with two or three descriptors (stdout and stderr, or all three):
-  {"pid"}, and {"exit": code} when the kernel has ended. Until the connection is closed, the pid stays taken; if it
-  is closed before the end, the kernel's process group is killed.
-- {"do": "refresh"}: look at the pointer to the functions; {"late": {name: reason}} says what is not imported here.
+  {"pid"} with a pidfd, and {"exit": code} when the kernel has ended. Until the connection is closed, the pid stays
+  taken; if it is closed before the end, the kernel's process group is killed.
+- {"do": "refresh"}: look at the pointer to the functions; {"late": {name: reason}, "memory": bytes} says what is not
+  imported here, and what is held.
 - {"do": "retire"}: {}; it ends with the last kernel of its own service.
 """
 
@@ -21,6 +22,7 @@ import selectors
 import signal
 import socket
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -28,6 +30,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+from . import confine
 from .library import Library
 from .package import PACKAGE
 from .strays import Strays, adopt
@@ -75,10 +78,13 @@ class Request:
         except OSError:
             return True
 
-    def answer(self, **content: object) -> None:
-        """Send a line. Whoever has gone does not hear it."""
+    def answer(self, descriptor: int | None = None, **content: object) -> None:
+        """Send a line, with an open file. Whoever has gone does not hear it."""
+        data = json.dumps(content).encode() + b"\n"
         with contextlib.suppress(OSError):
-            self.connection.sendall(json.dumps(content).encode() + b"\n")
+            if descriptor is not None:
+                data = data[socket.send_fds(self.connection, [data], [descriptor]) :]
+            self.connection.sendall(data)
 
     def let_go(self) -> None:
         """Close the descriptors that came with it."""
@@ -202,7 +208,7 @@ class Parent:
         self.children.add(child)
         self.selector.register(child.pidfd, selectors.EVENT_READ, partial(self.on_end, child))
         self.selector.register(request.connection, selectors.EVENT_READ, partial(self.on_closed, child))
-        request.answer(pid=pid)
+        request.answer(child.pidfd, pid=pid)
 
     def on_end(self, child: Child) -> None:
         """A kernel's process has ended."""
@@ -238,9 +244,12 @@ class Parent:
             held = request.connection.detach()
             close_all_but({0, 1, 2, held} if not asked["owned"] else {0, 1, 2})
             os.chdir(asked["cwd"])
+            rules = confine.take(asked["env"])
             os.environ.clear()
             os.environ.update(asked["env"])
             os.environ.update(self.library.environment)
+            confine.apply(rules)
+            tempfile.tempdir = None  # found anew, where the kernel has it
             self.library.warm = False
             sys.argv[1:] = asked["argv"]
             time.tzset()
@@ -310,8 +319,9 @@ class Parent:
     def reply(self) -> None:
         """Whoever asked for the newest functions may know that they are here."""
         asked, self.asked = self.asked, []
+        late = {name: reason for name, reason in self.late.items() if name in self.library.waiting}
         for request in asked:
-            request.answer(late={name: reason for name, reason in self.late.items() if name in self.library.waiting})
+            request.answer(late=late, memory=memory())
             request.close()
 
 
@@ -322,6 +332,12 @@ def close_all_but(kept: set[int]) -> None:
     for low, high in itertools.pairwise(limits):
         if low + 1 < high:  # an empty range would be taken for all
             os.closerange(low + 1, high)
+
+
+def memory() -> int:
+    """Bytes that this process holds, shared ones included."""
+    with open("/proc/self/statm") as file:  # noqa: PTH123
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def reseed() -> None:
