@@ -430,6 +430,20 @@ display(data, raw=True)"""
     assert shown == Display(valid, {})
 
 
+async def test_text_that_is_no_unicode_is_heard_as_far_as_it_is(kernel: Kernel) -> None:
+    execution = await run(kernel, "print('a\\ud800b\\0c')\nraise ValueError('\\udfff')")
+    assert execution.text("stdout") == "a\ufffdb\0c\n"
+    assert execution.error is not None and execution.error.evalue == "\ufffd"
+    assert execution.done.status == "error" and await answers(kernel)
+
+
+async def test_of_a_recursion_the_ends_are_shown(kernel: Kernel) -> None:
+    execution = await run(kernel, "def down(n): return 1 / n if n == 0 else down(n - 1)\ndown(900)")
+    assert execution.error is not None and execution.error.ename == "ZeroDivisionError"
+    assert len(execution.error.traceback) + execution.error.frames_hidden < 60
+    assert await answers(kernel)
+
+
 async def test_raw_bytes_and_children_are_heard(kernel: Kernel) -> None:
     code = r"import os, subprocess; os.write(1, b'\xff raw\n'); subprocess.run(['echo', 'child']); os.write(2, b'low')"
     execution = await run(kernel, code)
