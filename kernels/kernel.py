@@ -363,7 +363,7 @@ class Kernel:
             return self._finished(run)
         if self._ended.done():
             return await self._outlived(run)
-        await self._kill()
+        await self._kill("abandoned")
         words = f"{run.why}The code did not stop when it was interrupted; its kernel was killed."
         return self._done(run, "cancelled", words, Ending("killed"))
 

@@ -56,7 +56,10 @@ async def healthz(service: Here) -> wire.HealthAnswer:
 
 @health.get(
     "/metrics", tags=["health"], summary="The service in figures", response_class=Response,
-    responses={200: {"description": "Prometheus's text", "content": {"text/plain": {"schema": {"type": "string"}}}}},
+    responses={
+        **PROBLEMS,
+        200: {"description": "Prometheus's text", "content": {"text/plain": {"schema": {"type": "string"}}}},
+    },
 )  # fmt: skip
 async def metrics(service: Here, request: Request) -> Response:
     """Get the service's figures, for Prometheus; docs/observability.md lists them."""

@@ -5,7 +5,9 @@ Each function makes the `Ask` that a method of `Aigbb` and of `AsyncAigbb` sends
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
@@ -48,6 +50,7 @@ class Ask(Generic[T]):
     read: Callable[[Any], T]
     body: object = None
     query: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 # -- answers
@@ -94,6 +97,7 @@ class ToolRun:
     pictures: Sequence[str] = ()
     whole: str | None = None
     traceback: str = ""
+    execution: str | None = None
     arguments: str = ""
     content: str = ""
 
@@ -167,6 +171,38 @@ class Executed:
         return _taken(cls, {**body, "body": body})
 
 
+@dataclass(frozen=True)
+class Execution:
+    """An execution that goes on by itself, as it was when it was asked for. function: what is called, None for code.
+
+    status is queued, starting or running, and then how it ended. outputs: what it had shown by then, in the notebook
+    format. body: all that was answered.
+    """
+
+    id: str
+    status: str
+    function: str | None
+    ended: bool
+    outputs: Sequence[Mapping[str, Any]] = field(repr=False)
+    body: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> Execution:
+        """From JSON."""
+        outputs = body.get("outputs") or (body.get("answer") or {}).get("outputs", [])
+        return cls(body["id"], body["status"], body["function"], body["ended"] is not None, outputs, body)
+
+    def answer(self) -> Any:
+        """What it came to: `Executed`; of a call its result. None while it goes on.
+
+        Raises CallFailed, and ServiceProblem where it could not be done.
+        """
+        if self.body.get("problem"):
+            raise ServiceProblem(self.body["problem"])
+        found = self.body.get("answer")
+        return found and (Executed.of(found) if self.function is None else _result(found))
+
+
 def _runs(bodies: Iterable[Mapping[str, Any]]) -> tuple[ToolRun, ...]:
     return tuple(_taken(ToolRun, body) for body in bodies)
 
@@ -225,6 +261,51 @@ def call(name: str, /, **arguments: Any) -> Ask[Any]:
 def execute(code: str, session: str | None = None, timeout: float | None = None) -> Ask[Executed]:
     """Run code; an exception in it is in the answer. Raises ServiceProblem, Unreachable."""
     return Ask("POST", "/execute", Executed.of, {"code": code, **_given({"session": session, "timeout": timeout})})
+
+
+def start(code: str, session: str | None = None, timeout: float | None = None) -> Ask[Execution]:
+    """Have code run by itself, whatever becomes of the connection. Raises ServiceProblem, Unreachable."""
+    body = {"code": code, **_given({"session": session, "timeout": timeout})}
+    return Ask("POST", "/execute", Execution.of, body, headers=_LATER)
+
+
+def start_call(name: str, /, **arguments: Any) -> Ask[Execution]:
+    """The same for a call. Raises ServiceProblem, Unreachable."""
+    return Ask("POST", path_of("functions", name, "call"), Execution.of, plain(arguments), headers=_LATER)
+
+
+def execution(which: Execution | str, wait: float = 0.0) -> Ask[Execution]:
+    """An execution as it is, or when it has ended; at most so many seconds later. Raises as `start`."""
+    return Ask("GET", path_of("executions", id_of(which)), Execution.of, query={"wait": wait})
+
+
+def executions() -> Ask[list[Execution]]:
+    """Those that run, and those that are kept, newest first; without answers. Raises ServiceProblem, Unreachable."""
+    return Ask("GET", "/executions", lambda body: [Execution.of(one) for one in body])
+
+
+def cancel(which: Execution | str) -> Ask[Execution]:
+    """Stop an execution wherever it is. One that has ended stays as it is. Raises ServiceProblem, Unreachable."""
+    return Ask("POST", path_of("executions", id_of(which), "cancel"), Execution.of)
+
+
+_LATER = {"Prefer": "respond-async"}
+# Seconds that one request waits for the end of an execution.
+POLL = 60.0
+
+
+def polls(seconds: float | None) -> Iterator[float]:
+    """How long each request is to wait, until so many seconds are over; for ever with None."""
+    end = math.inf if seconds is None else time.monotonic() + seconds
+    left = math.inf
+    while left > 0:
+        left = max(0.0, end - time.monotonic())
+        yield min(POLL, left)
+
+
+def id_of(which: Execution | str) -> str:
+    """An execution's id."""
+    return which if isinstance(which, str) else which.id
 
 
 def register(source: str, packages: Sequence[str] = (), **more: Any) -> Ask[dict[str, Any]]:

@@ -70,7 +70,7 @@ class ToolResult:
     """The one answer to a tool call. content is for the model; status is ok, or what went wrong.
 
     pictures and whole are links to what the function showed, and to the result where content is a part of it. The
-    traceback is for those who call us, and not for the model.
+    traceback is for those who call us, and not for the model. execution: its id, where there was one.
     """
 
     call: ToolCall
@@ -81,6 +81,7 @@ class ToolResult:
     pictures: tuple[str, ...] = ()
     whole: str | None = None
     traceback: str = ""
+    execution: str | None = None
 
 
 # Awaited before a call that may change something is started, and as each call ends.
@@ -261,16 +262,20 @@ class Calls:
         return result
 
     async def _run_tool(self, one: _Prepared, caller: Caller, session: str | None, timeout: float | None) -> ToolResult:
-        start, call = time.perf_counter(), one.call
+        start, call, running = time.perf_counter(), one.call, Running(caller, session, one.call.name)
         try:
-            called = await self.call(call.name, one.arguments, caller, session=session, timeout=timeout)
+            with self._executions.recorded(running):
+                called = await self.call_in(running, call.name, one.arguments, timeout=timeout)
         except AigbbError as error:
             number = one.version.number if one.version else None
-            return ToolResult(call, self._refused(call, error), error.code, _since(start), number)
+            refusal = self._refused(call, error)
+            return ToolResult(call, refusal, error.code, _since(start), number, execution=running.id)
         raised, told = called.execution.error, called.told
         content, status = _content(called, self._masked)
         traceback = self._masked("\n".join(raised.traceback)) if raised else ""
-        return ToolResult(call, content, status, _since(start), called.number, told.pictures, told.whole, traceback)
+        return ToolResult(
+            call, content, status, _since(start), called.number, told.pictures, told.whole, traceback, running.id
+        )
 
     def _masked(self, text: str) -> str:
         """A text without the values of variables that functions have."""

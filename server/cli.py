@@ -16,7 +16,8 @@ import typer
 from rich.markup import escape
 from rich.text import Text
 
-from server import cli_approvals, cli_chat, cli_functions, cli_home, cli_secrets, cli_versions
+from server import cli_approvals, cli_chat, cli_executions, cli_functions, cli_home, cli_secrets, cli_versions
+from server.cli_executions import Detach, begin, print_called
 from server.cli_functions import Pinned
 from server.client import Client, path_of
 from server.doctor import examine
@@ -33,8 +34,7 @@ from server.printing import (
     print_table,
     say,
     service,
-    show_error,
-    show_output,
+    show_event,
     waiting,
 )
 from server.serving import serve as run_service
@@ -80,6 +80,7 @@ app.command("serve", rich_help_panel=SERVICE)(_with_flags(command(_serve)))
 
 app.add_typer(cli_functions.app)
 app.add_typer(cli_versions.app)
+app.add_typer(cli_executions.app)
 app.add_typer(cli_chat.app)
 app.add_typer(cli_approvals.app)
 app.add_typer(cli_secrets.app, name="secrets", rich_help_panel=SERVICE)
@@ -95,6 +96,7 @@ def execute(
     code: Annotated[str, typer.Argument(help="Python code, or - to read it from stdin")],
     session: Annotated[Optional[str], typer.Option(help="A session's id")] = None,
     timeout: Annotated[Optional[float], typer.Option(help="Seconds")] = None,
+    detach: Detach = False,
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
@@ -102,11 +104,14 @@ def execute(
     body: dict[str, Any] = {"code": sys.stdin.read() if code == "-" else code}
     body |= {k: v for k, v in (("session", session), ("timeout", timeout)) if v is not None}
     client = service(url)
+    if detach:
+        begin(client, "/execute", body, as_json=as_json)
+        return
     if as_json:
         done = client.request("POST", "/execute", body)
         print_json(done)
     else:
-        done = client.events("/execute", body, _show)
+        done = client.events("/execute", body, show_event)
         if done["detail"]:
             say(f"[red]{done['status']}[/]  {escape(done['detail'])}")
         _say_lost(done)
@@ -117,17 +122,6 @@ def execute(
 def _say_lost(done: Mapping[str, Any]) -> None:
     if done["state_preserved"] is False:
         say("[yellow]The session goes on with a clean kernel; its variables are lost.[/]")
-
-
-def _show(name: str, item: dict[str, Any]) -> None:
-    if name in ("stdout", "stderr"):
-        stream = sys.stdout if name == "stdout" else sys.stderr
-        stream.write(item["text"])
-        stream.flush()
-    elif name in ("display", "result"):
-        show_output(item)
-    elif name == "error":
-        show_error(item, item["hint"])
 
 
 # -- call
@@ -145,18 +139,23 @@ def call(
     ] = None,
     session: Annotated[Optional[str], typer.Option(help="A session's id")] = None,
     timeout: Annotated[Optional[float], typer.Option(help="Seconds")] = None,
+    detach: Detach = False,
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
     """Call a function: what it prints and its result go to stdout."""
     given = _object(sys.stdin.read() if arguments == "-" else arguments or "{}")
     given |= {key: _value(text) for key, text in pairs(argument).items()}
+    client, path = service(url), path_of("functions", name, "call")
+    if detach:
+        begin(client, path, given, as_json=as_json, session=session, timeout=timeout)
+        return
     with waiting("Running", as_json=as_json):
-        done = service(url).request("POST", path_of("functions", name, "call"), given, session=session, timeout=timeout)
+        done = client.request("POST", path, given, session=session, timeout=timeout)
     if as_json:
         print_json(done)
     else:
-        _print_called(done)
+        print_called(done)
         _say_lost(done)
     if done["status"] != "ok":
         raise typer.Exit(CODE_FAILED)
@@ -182,25 +181,6 @@ def _value(text: str) -> Any:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
-
-
-def _print_called(done: Mapping[str, Any]) -> None:
-    sys.stdout.write(done["stdout"])
-    sys.stdout.flush()
-    sys.stderr.write(done["stderr"])
-    for item in done["outputs"]:
-        show_output(item)
-    if done["error_detail"]:
-        show_error(done["error_detail"], done["hint"])
-    elif done["status"] != "ok":
-        say(f"[red]{done['status']}[/]  {escape(done['error'] or '')}")
-    elif isinstance(done["result"], str):
-        sys.stdout.write(done["result"] + "\n")
-    elif done["result"] is not None:
-        print_json(done["result"])
-    elif done["content"]:
-        unprinted = done["content"].partition("\nIt printed:")[0]  # that is on the screen already
-        say(f"[dim]{escape(unprinted)}[/]")
 
 
 # -- kernels, sessions, doctor

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
@@ -24,12 +25,14 @@ from server.asking import (
     ChatResult,
     Decisions,
     Executed,
+    Execution,
     RunResult,
     ServiceProblem,
     ToolRun,
     path_of,
 )
 from server.errors import Unreachable
+from server.following import EARLY, SILENCE, Event, Events, Follower, checked, parse_events, stranger
 from server.settings import Settings
 
 __all__ = [
@@ -40,6 +43,7 @@ __all__ = [
     "ChatResult",
     "Client",
     "Executed",
+    "Execution",
     "RunResult",
     "ServiceProblem",
     "ToolRun",
@@ -51,7 +55,6 @@ __all__ = [
 PAGE = 1000
 T = TypeVar("T")
 P = ParamSpec("P")
-Event = tuple[str, Any]  # its name, and its data
 
 
 @dataclass(frozen=True)
@@ -71,11 +74,13 @@ class Client:
         """One request; the answer's JSON, None when there is none. Raises ServiceProblem, Unreachable."""
         return _json(self.fetch(method, path, body, **query))
 
-    def fetch(self, method: str, path: str, body: object = None, **query: Any) -> httpx2.Response:
+    def fetch(
+        self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None, **query: Any
+    ) -> httpx2.Response:
         """One request; the whole answer. What is None in `query` is left out."""
         asked = {name: value for name, value in query.items() if value is not None}
         with _reaching(self.url), httpx2.Client(**self.options) as client:
-            return _accepted(client.request(method, path, params=asked, **_sent(body)))
+            return _accepted(client.request(method, path, params=asked, headers=headers, **_sent(body)))
 
     def pages(self, path: str, **query: Any) -> list[Any]:
         """All of a list that is answered in pages."""
@@ -92,6 +97,15 @@ class Client:
         """One request whose events go to `heard` as (name, data). Returns the data of `done`."""
         with _reaching(self.url), httpx2.Client(**self.options) as client:
             for name, data in _followed(client, path, body):
+                if name == "done":
+                    return data
+                heard(name, data)
+        raise AssertionError("what is followed ends with `done`, or raises")
+
+    def follow(self, identity: str, heard: Callable[[str, Any], None]) -> Any:
+        """An execution's events go to `heard`, through dropped connections. Returns the data of `done`."""
+        with _reaching(self.url), httpx2.Client(**self.options) as client:
+            for name, data in _resumed(client, Follower(identity)):
                 if name == "done":
                     return data
                 heard(name, data)
@@ -139,6 +153,11 @@ class Methods:
     run = Method(asking.run)
     call = Method(asking.call)
     execute = Method(asking.execute)
+    start = Method(asking.start)
+    start_call = Method(asking.start_call)
+    execution = Method(asking.execution)
+    executions = Method(asking.executions)
+    cancel = Method(asking.cancel)
     register = Method(asking.register)
     delete = Method(asking.delete)
     chat = Method(asking.chat)
@@ -162,7 +181,7 @@ class Aigbb(Methods):
     def send(self, ask: Ask[T]) -> T:
         """One request, and what is made of its answer. Raises ServiceProblem, Unreachable, and as `ask.read`."""
         with _reaching(self._http.base_url):
-            answer = self._http.request(ask.method, ask.path, params=ask.query, **_sent(ask.body))
+            answer = self._http.request(ask.method, ask.path, **_request(ask))
         return ask.read(_read(_accepted(answer)))
 
     def decide(self, approval: Approval[T], decisions: Decisions, reason: str = "") -> T:
@@ -176,6 +195,22 @@ class Aigbb(Methods):
     def decide_events(self, approval: Approval[Any], decisions: Decisions, reason: str = "") -> Iterator[Event]:
         """`decide` as it goes, for what waits in a conversation."""
         return self._follow(asking.decide(approval, decisions, reason))
+
+    def wait(self, execution: Execution | str, seconds: float | None = None) -> Execution:
+        """An execution when it has ended, or as it is after so many seconds. Raises ServiceProblem, Unreachable."""
+        for wait in asking.polls(seconds):
+            found = self.send(asking.execution(execution, wait))
+            if found.ended:
+                break
+        return found
+
+    def follow(self, execution: Execution | str) -> Iterator[Event]:
+        """An execution's (event, data) from the beginning, the last one `done`; a dropped connection is resumed.
+
+        Raises ServiceProblem where it could not be done; Unreachable when nobody answers for some seconds.
+        """
+        with _reaching(self._http.base_url):
+            yield from _resumed(self._http, Follower(asking.id_of(execution)))
 
     def close(self) -> None:
         """Give the connection back."""
@@ -202,7 +237,7 @@ class AsyncAigbb(Methods):
     async def send(self, ask: Ask[T]) -> T:
         """One request, and what is made of its answer. Raises ServiceProblem, Unreachable, and as `ask.read`."""
         with _reaching(self._http.base_url):
-            answer = await self._http.request(ask.method, ask.path, params=ask.query, **_sent(ask.body))
+            answer = await self._http.request(ask.method, ask.path, **_request(ask))
         return ask.read(_read(_accepted(answer)))
 
     async def decide(self, approval: Approval[T], decisions: Decisions, reason: str = "") -> T:
@@ -216,6 +251,30 @@ class AsyncAigbb(Methods):
     def decide_events(self, approval: Approval[Any], decisions: Decisions, reason: str = "") -> AsyncIterator[Event]:
         """`decide` as it goes, for what waits in a conversation."""
         return self._follow(asking.decide(approval, decisions, reason))
+
+    async def wait(self, execution: Execution | str, seconds: float | None = None) -> Execution:
+        """As `Aigbb.wait`."""
+        for wait in asking.polls(seconds):
+            found = await self.send(asking.execution(execution, wait))
+            if found.ended:
+                break
+        return found
+
+    async def follow(self, execution: Execution | str) -> AsyncIterator[Event]:
+        """As `Aigbb.follow`."""
+        follower = Follower(asking.id_of(execution))
+        with _reaching(self._http.base_url):
+            while not follower.done:
+                try:
+                    async for event in self._listen(follower):
+                        yield event
+                    if not follower.done and follower.gives_up():
+                        raise Unreachable(EARLY)
+                except httpx2.TransportError:
+                    if follower.gives_up():
+                        raise
+                if not follower.done:
+                    await asyncio.sleep(follower.pause)
 
     async def __aenter__(self) -> Self:
         # Settings and certificates are read from files.
@@ -234,7 +293,7 @@ class AsyncAigbb(Methods):
         return self._opened
 
     async def _follow(self, ask: Ask[Any]) -> AsyncIterator[Event]:
-        events = _Events()
+        events = Events()
         with _reaching(self._http.base_url):
             async with self._http.stream("POST", ask.path, **_streamed(ask.body)) as answer:
                 if answer.is_error:
@@ -242,10 +301,21 @@ class AsyncAigbb(Methods):
                 _accepted(answer)
                 async for line in answer.aiter_lines():
                     if event := events.read(line):
-                        yield _checked(event)
+                        yield checked(event)
                         if event[0] == "done":
                             return
-        raise Unreachable(_EARLY)
+        raise Unreachable(EARLY)
+
+    async def _listen(self, follower: Follower) -> AsyncIterator[Event]:
+        """The events of one connection."""
+        headers = follower.headers()
+        async with self._http.stream("GET", follower.path, headers=headers, timeout=_LISTENING) as answer:
+            if answer.is_error:
+                await answer.aread()
+            _accepted(answer)
+            async for line in answer.aiter_lines():
+                if event := follower.read(line):
+                    yield event
 
 
 def _found(url: str | None, token: str | None) -> Client:
@@ -257,40 +327,6 @@ def _found(url: str | None, token: str | None) -> Client:
 
 # -- events
 
-_EARLY = "The service ended its answer early."
-
-
-class _Events:
-    """Server-sent events whose data is JSON, from the lines that they are written in."""
-
-    def __init__(self) -> None:
-        self._name, self._data = "message", ""
-
-    def read(self, line: str) -> Event | None:
-        """One more line; the event that it ends."""
-        if line.startswith("event:"):
-            self._name = line[6:].strip()
-        elif line.startswith("data:"):
-            self._data += line[5:].strip()
-        elif not line and self._data:
-            event = self._name, _parsed(self._data)
-            self._name, self._data = "message", ""
-            return event
-        return None
-
-
-def _parsed(data: str) -> Any:
-    try:
-        return json.loads(data)
-    except ValueError as error:
-        raise _stranger("An event of what answers is not JSON.") from error
-
-
-def parse_events(lines: Iterator[str]) -> Iterator[Event]:
-    """Server-sent events whose data is JSON, as (name, data)."""
-    events = _Events()
-    return (event for line in lines if (event := events.read(line)))
-
 
 def _followed(client: httpx2.Client, path: str, body: object) -> Iterator[Event]:
     """The events of a POST up to `done`. Raises ServiceProblem, Unreachable."""
@@ -299,23 +335,42 @@ def _followed(client: httpx2.Client, path: str, body: object) -> Iterator[Event]
             answer.read()
         _accepted(answer)
         for event in parse_events(answer.iter_lines()):
-            yield _checked(event)
+            yield checked(event)
             if event[0] == "done":
                 return
-    raise Unreachable(_EARLY)
+    raise Unreachable(EARLY)
 
 
 def _streamed(body: object) -> dict[str, Any]:
     return {"headers": {"Accept": "text/event-stream"}, **_sent(body)}
 
 
-def _checked(event: Event) -> Event:
-    if event[0] == "problem":
-        raise ServiceProblem(event[1])
-    return event
+def _resumed(client: httpx2.Client, follower: Follower) -> Iterator[Event]:
+    """The events of an execution up to `done`, over as many connections as it takes. Raises ServiceProblem."""
+    while not follower.done:
+        try:
+            with client.stream("GET", follower.path, headers=follower.headers(), timeout=_LISTENING) as answer:
+                if answer.is_error:
+                    answer.read()
+                _accepted(answer)
+                yield from filter(None, map(follower.read, answer.iter_lines()))
+            if not follower.done and follower.gives_up():
+                raise Unreachable(EARLY)
+        except httpx2.TransportError:
+            if follower.gives_up():
+                raise
+        if not follower.done:
+            time.sleep(follower.pause)
+
+
+_LISTENING = httpx2.Timeout(None, connect=5.0, read=SILENCE)
 
 
 # -- one request
+
+
+def _request(ask: Ask[Any]) -> dict[str, Any]:
+    return {"params": ask.query, "headers": ask.headers, **_sent(ask.body)}
 
 
 def _sent(body: object) -> dict[str, Any]:
@@ -345,11 +400,7 @@ def _json(answer: httpx2.Response) -> Any:
         return answer.json() if answer.content else None
     except ValueError as error:
         there = answer.url.copy_with(path="/", query=None)
-        raise _stranger(f"What answers at {there} is not this service.") from error
-
-
-def _stranger(detail: str) -> ServiceProblem:
-    return ServiceProblem({"code": "unexpected_answer", "detail": detail, "hint": "Look at --url and AIGBB_PORT."})
+        raise stranger(f"What answers at {there} is not this service.") from error
 
 
 @contextmanager

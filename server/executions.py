@@ -65,12 +65,8 @@ class Executions:
     @contextmanager
     def recorded(self, running: Running) -> Iterator[Running]:
         """An execution that lasts as long as the block, in which it is to be run."""
-        with structlog.contextvars.bound_contextvars(execution_id=running.id):
-            try:
-                with self._records.living(running):
-                    yield running
-            finally:
-                log.debug("execution.ended", status=running.state, run_ms=running.run_ms, queue_ms=running.queue_ms)
+        with structlog.contextvars.bound_contextvars(execution_id=running.id), self._records.living(running):
+            yield running
 
     async def begin(self, running: Running, work: Callable[[Running], Awaitable[Any]]) -> None:
         """Have an execution run by itself; what `work` returns is its answer.
@@ -134,5 +130,7 @@ class Executions:
     def _reap(self, identity: str, task: asyncio.Task[None]) -> None:
         del self._tasks[identity]
         error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, AigbbError):  # that is in the record
+        if isinstance(error, AigbbError):  # the record keeps it, but not all that was there when it was raised
+            error.__traceback__ = None
+        elif error is not None:
             log.error("execution.bug", execution_id=identity, exc_info=error)

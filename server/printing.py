@@ -216,6 +216,20 @@ def show_output(item: Mapping[str, Any]) -> None:
         sys.stdout.write(item["data"].get("text/plain", f"[{', '.join(item['data'])}]") + "\n")
 
 
+def show_event(name: str, item: Mapping[str, Any]) -> None:
+    """What happened in an execution, as it happens."""
+    if name in ("stdout", "stderr"):
+        stream = sys.stdout if name == "stdout" else sys.stderr
+        stream.write(item["text"])
+        stream.flush()
+    elif name in ("display", "result"):
+        show_output(item)
+    elif name == "error":
+        show_error(item, item["hint"])
+    elif name == "cut":
+        say(f"[yellow]{escape(item['detail'])}[/]")
+
+
 def show_error(error: Mapping[str, Any], hint: str | None) -> None:
     """An exception in the code that ran, and what to do about it."""
     err.print("\n".join(error["traceback"]), markup=False, highlight=False, soft_wrap=True)

@@ -45,11 +45,6 @@ class Preference:
         wait = found.get("wait", "")
         return cls("respond-async" in found, float(wait) if _SECONDS.fullmatch(wait) else None)
 
-    @property
-    def applied(self) -> dict[str, str]:
-        """The header that says so."""
-        return {"Preference-Applied": "respond-async" if self.wait is None else f"respond-async, wait={self.wait:g}"}
-
 
 # What OpenAPI says about it.
 PREFER: dict[str, Any] = {
@@ -85,10 +80,15 @@ async def _later(request: Request, service: Service, running: Running, work: Wor
     await service.executions.begin(running, work)
     if preference.wait is not None:
         await unless_gone(request, running.over(preference.wait))
-    headers = {EXECUTION_ID: running.id, "Location": f"/executions/{running.id}", **preference.applied}
-    if running.ended and running.problem is None:
-        return as_json(running.answer, headers=headers)
+        if running.ended and running.problem is None:
+            applied = {"Preference-Applied": f"wait={preference.wait:g}"}
+            return as_json(running.answer, headers={**_address(running), **applied})
+    headers = {**_address(running), "Preference-Applied": "respond-async"}
     return as_json(ExecutionAnswer.told(running, request), 202, headers)
+
+
+def _address(running: Running) -> dict[str, str]:
+    return {EXECUTION_ID: running.id, "Location": f"/executions/{running.id}"}
 
 
 async def reply_with_events(request: Request, service: Service, running: Running, work: Work) -> Response:
@@ -98,7 +98,7 @@ async def reply_with_events(request: Request, service: Service, running: Running
     running.kept = preference.later
     await service.executions.begin(running, work)
     if running.kept:
-        headers = {"Location": f"/executions/{running.id}", **preference.applied}
+        headers = {**_address(running), "Preference-Applied": "respond-async"}
         return Events(request, service, running, headers=headers)
     return Events(request, service, running, left=service.executions.leave)
 
@@ -135,5 +135,5 @@ async def _written(request: Request, service: Service, running: Running, after: 
         async for number, entry in entries:
             if entry is None:
                 yield KEEPALIVE_COMMENT
-            elif told := event(entry, running, request, service.signatures()):
+            elif told := event(entry, running, request, service.signatures):
                 yield format_sse_event(event=told[0], data_str=to_json(told[1]).decode(), id=str(number))

@@ -176,6 +176,7 @@ class ToolRun(Answer):
     pictures: Annotated[list[str], Field(description="Links to pictures that it showed")] = []
     whole: Annotated[str | None, Field(description="Link to the result, where the model was shown a part of it")] = None
     traceback: Annotated[str, Field(description="Of an exception; for you, models are not shown it")] = ""
+    execution: Annotated[str | None, Field(description="The execution's id; null where nothing was run")] = None
 
     @classmethod
     def of(cls, result: ToolResult) -> ToolRun:
@@ -189,6 +190,7 @@ class ToolRun(Answer):
             pictures=list(result.pictures),
             whole=result.whole,
             traceback=result.traceback,
+            execution=result.execution,
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -97,7 +97,7 @@ def _problem(error: AigbbError, running: Running, request: Request) -> dict[str,
 
 
 def event(
-    entry: Entry, running: Running, request: Request, signatures: Mapping[str, str]
+    entry: Entry, running: Running, request: Request, signatures: Callable[[], Mapping[str, str]]
 ) -> tuple[str, dict[str, Any]] | None:
     """An entry as an event: its name and its data. None where it is none.
 
@@ -118,7 +118,7 @@ def event(
     return _shown(entry, signatures)
 
 
-def _shown(item: Output, signatures: Mapping[str, str]) -> tuple[str, dict[str, Any]] | None:
+def _shown(item: Output, signatures: Callable[[], Mapping[str, str]]) -> tuple[str, dict[str, Any]] | None:
     match item:
         case Stream():
             return item.name, as_notebook(item)
@@ -127,7 +127,7 @@ def _shown(item: Output, signatures: Mapping[str, str]) -> tuple[str, dict[str, 
         case Result():
             return "result", as_notebook(item)
         case Error():
-            hint = hint_for(item, signatures)
+            hint = hint_for(item, signatures())
             extra = {"hint": hint.text if hint else None, "fix": dict(hint.fix) if hint and hint.fix else None}
             return "error", as_notebook(item) | extra
         case Clear():

@@ -52,6 +52,7 @@ def test_a_request_has_its_line_and_what_it_ran_too(server: Server, client: http
     [execution] = lines_of(server, "execution", request_id="seen-1")
     assert execution.items() >= {"kind": "call", "outcome": "ok", "session": session}.items()
     assert execution["functions"] == ["word_count@1"]
+    assert execution["execution_id"] == asked.json()["id"] == asked.headers["x-execution-id"]
     assert {"queue_ms", "start_ms", "run_ms"} <= execution.keys()
     assert execution["execution_id"].startswith("ex_")
 
