@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from kernels.errors import InsufficientStorage, InvalidRequirement
 from kernels.home import Home
@@ -17,7 +18,6 @@ from server.damage import mend, set_aside, usable
 from server.database import SCHEMA
 from server.errors import HomeInUse, HomeUnusable, NewerHome, StoreDamaged
 from server.registry import Registry
-from server.restoring import holding
 from server.service import Service
 from server.snapshots import Projection
 from tests.homes import execute, home_of, settings_of
@@ -193,7 +193,7 @@ async def test_what_is_in_the_way_is_named(path: str, is_folder: bool, tmp_path:
 
 async def test_two_services_do_not_share_a_home(tmp_path: Path) -> None:
     home = await asyncio.to_thread(Home.create, tmp_path / "home")
-    with holding(home), pytest.raises(HomeInUse, match=str(home.path)):
+    with FileLock(home.lock), pytest.raises(HomeInUse, match=str(home.path)):
         async with Service.open(settings_of(tmp_path, tmp_path / "cache")):
             raise AssertionError
 

@@ -131,7 +131,9 @@ def test_what_lasts_too_long_is_cut_and_told_so(tmp_path: Path, cache: Path) -> 
     name, last = watched.result()[-1]
     assert (name, last["code"]) == ("problem", "shutting_down")
     assert processes.left_of(tmp_path) == []
-    assert not list((server.home / "work").iterdir()) and not (server.home / "runtime").is_symlink()
+    left = [path.name for path in (server.home / "work").iterdir()]
+    assert set(left) <= {".ipython"}  # of no kernel: the next start clears it away
+    assert not (server.home / "runtime").is_symlink()
     with Registry.open(server.home / "registry.sqlite3") as registry:
         assert registry.state().active == {}
 
