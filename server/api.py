@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from server import api_chat, api_execute, api_executions, api_functions, api_openai, api_secrets, errors, wire
@@ -22,6 +23,7 @@ from server.api_drain import Draining
 from server.api_secrets import SecretBody
 from server.auth import HEALTH, Gate
 from server.errors import AigbbError
+from server.rates import Guesses, Rates
 from server.routing import PROBLEMS, Here, methods_at
 from server.service import VERSION, Service
 from server.settings import LOOPBACK, Settings
@@ -35,6 +37,17 @@ _JSON = re.compile(r"application/([\w.+-]+\+)?json\s*(;|$)", re.IGNORECASE)
 _FIELDS = wire.fields_of(
     RegisterBody, BatchBody, ActivateBody, RunToolsBody, SecretBody, wire.ExecuteBody, wire.SessionBody
 )
+
+# What pages of AIGBB_CORS_ORIGINS may do, send and read.
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+SENT = (
+    "Authorization", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match", "Last-Event-ID", "Prefer",
+    "X-Request-ID",
+)  # fmt: skip
+TOLD = (
+    "ETag", "Idempotent-Replayed", "Link", "Location", "Not-Strict", "Preference-Applied", "RateLimit",
+    "RateLimit-Policy", "Retry-After", wire.EXECUTION_ID, "X-Request-ID", "X-Total-Count",
+)  # fmt: skip
 
 DESCRIPTION = """
 Register Python functions with their packages; execute code that calls them, in a dedicated Jupyter kernel.
@@ -112,11 +125,23 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_bug)
+    _guard(app, service)
+    return app
+
+
+def _guard(app: FastAPI, service: Service) -> None:
+    """What stands before all routes; the last one is the outermost."""
     settings = service.settings
     app.add_middleware(Draining, drain=service.drain)
-    app.add_middleware(Gate, token=service.token, hosts=_hosts(settings), max_body=settings.max_body)
-    app.add_middleware(Access, observer=service.observer)  # around the gate: refusals are told of too
-    return app
+    app.add_middleware(Rates, rate=settings.rate, running=settings.key_running, free=HEALTH, refused=_refused)
+    guesses = Guesses(settings.guess_rate)
+    app.add_middleware(Gate, token=service.token, hosts=_hosts(settings), max_body=settings.max_body, guesses=guesses)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=METHODS, allow_headers=SENT,
+            expose_headers=TOLD, max_age=600,
+        )  # fmt: skip
+    app.add_middleware(Access, observer=service.observer)  # around them all: refusals are told of too
 
 
 async def _home() -> RedirectResponse:
@@ -189,7 +214,7 @@ async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
 
 
 _BY_STATUS: dict[int, Callable[[], AigbbError]] = {
-    400: lambda: errors.InvalidJson("The body could not be read as JSON."),
+    400: lambda: errors.InvalidJson("The body could not be read as JSON in UTF-8."),
     404: lambda: errors.RouteNotFound("There is nothing at this path."),
     405: lambda: errors.MethodNotAllowed("This path does not take this method."),
     413: lambda: errors.BodyTooLarge("The body is over the cap."),

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.callers import Caller
 from server.errors import AigbbError, BodyTooLarge, ForeignHost, Unauthorized
+from server.rates import Guesses
 from server.wire import problem
 
 HEALTH = "/healthz"
@@ -28,12 +29,13 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 class Gate:
     """ASGI middleware around the whole application, so that no route can be forgotten."""
 
-    def __init__(self, app: ASGIApp, *, token: str, hosts: Collection[str], max_body: int) -> None:
+    def __init__(self, app: ASGIApp, *, token: str, hosts: Collection[str], max_body: int, guesses: Guesses) -> None:
         self._app = app
         self._token = token.encode()
         self._key = f"token-{hashlib.sha256(self._token).hexdigest()[:8]}"
         self._hosts = frozenset(host.lower() for host in hosts)
         self._max_body = max_body
+        self._guesses = guesses
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request pass with its id, or answer it here."""
@@ -45,8 +47,12 @@ class Gate:
         scope.setdefault("state", {}).update(request_id=identity, caller=Caller(self._key, identity))
         structlog.contextvars.bind_contextvars(request_id=identity)
         try:
+            await self._guesses.check(scope, headers.get(b"authorization", ""))
             self._check(scope, headers)
+            self._guesses.right(scope, headers.get(b"authorization", ""))
         except AigbbError as error:
+            if isinstance(error, Unauthorized):
+                await self._guesses.wrong(scope, headers.get(b"authorization", ""))
             answer = problem(error, Request(scope))
             if isinstance(error, Unauthorized):
                 answer.headers["WWW-Authenticate"] = _challenge(scope)
@@ -103,9 +109,12 @@ def _capped(receive: Receive, limit: int) -> Receive:
     async def wrapped() -> Message:
         nonlocal seen
         message = await receive()
-        seen += len(message.get("body", b""))
+        body = message.get("body", b"")
+        seen += len(body)
         if seen > limit:
             raise HTTPException(413)
+        if b"\0" in body:  # JSON has none, unless it is UTF-16
+            raise HTTPException(400)
         return message
 
     return wrapped

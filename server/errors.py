@@ -1,4 +1,4 @@
-"""The error tree, the doors' half; the engine's half and the root are in `kernels.errors`.
+"""The error tree, the doors' half; the engine's half and the root are in `kernels.errors`, limits in `server.refusals`.
 
 AigbbError
 ├── InvalidJson          400   ├── InvalidName            422   ├── FunctionNotFound     404

@@ -24,8 +24,21 @@ from kernels.sandbox import hide_memory
 from server.api import create_app
 from server.errors import PortInUse
 from server.logs import configure_logs
+from server.protocol import Connection, Terms, bounded
 from server.service import Service
 from server.settings import Settings, unknown
+
+
+def terms_of(settings: Settings) -> Terms:
+    """The connection's share of the settings."""
+    return Terms(
+        max_headers=settings.max_headers,
+        max_body=settings.max_body,
+        header_seconds=settings.header_seconds,
+        body_seconds=settings.body_seconds,
+        stall_seconds=settings.stall_seconds,
+        connections=settings.max_connections,
+    )
 
 
 def serve(settings: Settings, console: Console) -> None:
@@ -81,8 +94,10 @@ class _Server(uvicorn.Server):
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            http="httptools",
+            http=bounded(terms_of(service.settings)),
             ws="none",
+            log_level="error",  # what clients do wrong is theirs to know
+            timeout_keep_alive=service.settings.idle_seconds,
             lifespan="off",
             timeout_graceful_shutdown=1,  # after `wind_down`, which has waited
         )
@@ -105,6 +120,14 @@ class _Server(uvicorn.Server):
         """Let what goes on come to its end, while others hear that it is too late."""
         await self._service.wind_down(self._service.settings.drain_seconds)
         await super().shutdown(sockets)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: look after the connections too."""
+        now = asyncio.get_running_loop().time()
+        for one in list(self.server_state.connections):
+            assert isinstance(one, Connection)
+            one.look(now)
+        return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start listening, then show the banner."""

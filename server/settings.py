@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from jupyter_core.paths import jupyter_data_dir
+from limits import parse_many
 from pydantic import ByteSize, Field, SecretStr, StrictBool, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -25,6 +27,7 @@ from server.models import NAMES
 POOL_MAX = 8
 
 GIB = 1024**3
+_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-f:]+\](:\d{1,5})?")
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -126,6 +129,33 @@ class Settings(BaseSettings):
     ] = 200
     execution_seconds: Annotated[float, Field(gt=0, description="Seconds that such an execution is kept")] = 3600.0
     max_body: Annotated[int, Field(ge=1024, description="Largest request body, in bytes")] = 1024 * 1024
+    max_headers: Annotated[int, Field(ge=1024, description="Bytes of a request's URL and headers together")] = 32 * 1024
+    header_seconds: Annotated[float, Field(gt=0, description="Seconds in which a request's headers must come")] = 10.0
+    body_seconds: Annotated[float, Field(gt=0, description="Seconds in which a request's body must come")] = 60.0
+    stall_seconds: Annotated[
+        float, Field(gt=0, description="Seconds for which a client may take nothing of its answer")
+    ] = 60.0
+    idle_seconds: Annotated[
+        int, Field(ge=1, description="Seconds for which a connection is kept without a request")
+    ] = 20
+    max_connections: Annotated[int, Field(ge=1, description="Connections at once; more are answered 503")] = 1000
+    rate: Annotated[
+        str | None, Field(description="Requests that a key may send, such as 100/second or 5000/hour; - for any number")
+    ] = "60000/minute"
+    key_running: Annotated[
+        int | None, Field(ge=1, description="Requests that a key may have at once; - for any number")
+    ] = 128
+    guess_rate: Annotated[
+        str | None,
+        Field(description="Wrong keys that an address may send, before it is heard no more; - for any number"),
+    ] = "30/minute"
+    cors_origins: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        Field(
+            description="Origins whose pages may call the service from a browser, by comma; exact, as https://a.example"
+        ),
+    ] = ()
     build_timeout: Annotated[float, Field(gt=0, description="Seconds for one step of the installer")] = 600.0
     import_timeout: Annotated[
         float, Field(gt=0, description="Seconds in which the functions of a registration must import")
@@ -164,7 +194,26 @@ class Settings(BaseSettings):
     access_log: Annotated[bool, Field(description="A line in the log for each request and execution")] = True
     log_level: Annotated[str, Field(description="debug, info, warning or error")] = "info"
 
-    @field_validator("allowed_hosts", "pass_env", mode="before")
+    @field_validator("rate", "key_running", "guess_rate", mode="before")
+    @classmethod
+    def _off(cls, value: Any) -> Any:
+        return None if value == "-" else value
+
+    @field_validator("rate", "guess_rate")
+    @classmethod
+    def _is_rate(cls, value: str | None) -> str | None:
+        if value is not None and (len(parse_many(value)) != 1 or parse_many(value)[0].amount < 1):
+            raise ValueError(f"{value!r} is not one rate, such as 100/second")
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _is_origin(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in (one for one in value if not _ORIGIN.fullmatch(one)):
+            raise ValueError(f"{origin!r} is no origin, such as https://a.example")
+        return value
+
+    @field_validator("allowed_hosts", "pass_env", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(p.strip() for p in value.split(",") if p.strip()) if isinstance(value, str) else value

@@ -223,7 +223,11 @@ def problem(error: AigbbError, request: Request) -> JSONResponse:
 
 def problem_body(error: AigbbError, request: Request) -> dict[str, Any]:
     """An error's members, without any secret."""
-    error = scrubbed(error, request)
+    return members(scrubbed(error, request), request.url.path, getattr(request.state, "request_id", ""))
+
+
+def members(error: AigbbError, path: str, request_id: str) -> dict[str, Any]:
+    """The same, of a request that there is nothing more of."""
     head = {
         "type": f"urn:aigbb:problem:{error.code}",
         "title": error.code.replace("_", " ").capitalize(),
@@ -231,8 +235,8 @@ def problem_body(error: AigbbError, request: Request) -> dict[str, Any]:
         "code": error.code,
         "detail": error.detail,
         "hint": error.hint,
-        "instance": request.url.path,
-        "request_id": getattr(request.state, "request_id", ""),
+        "instance": path,
+        "request_id": request_id,
     }
     return head | {name: value for name, value in error.extra.items() if name not in head}
 

@@ -16,6 +16,7 @@ import pytest
 
 import kernels.errors
 import server.errors
+import server.refusals
 from kernels.errors import AigbbError
 from tests.conftest import ROOT, Server
 from tests.doors import delete_all, picture, problem, register
@@ -27,7 +28,7 @@ pytest_plugins = ["tests.doors_fixtures"]
 
 def tree(parent: type[AigbbError] = AigbbError) -> Iterator[type[AigbbError]]:
     """Every error that is defined in the two modules of errors, parents first."""
-    if parent.__module__ in (kernels.errors.__name__, server.errors.__name__):
+    if parent.__module__ in (kernels.errors.__name__, server.errors.__name__, server.refusals.__name__):
         yield parent
         for child in parent.__subclasses__():
             yield from tree(child)

@@ -1,0 +1,54 @@
+"""Errors of the edge: what is refused before any route sees it.
+
+AigbbError
+├── MalformedRequest     400   ├── RequestTimedOut        408   ├── UrlTooLong           414
+└── RateLimited          429   └── HeadersTooLarge        431   └── TooManyConnections   503
+"""
+
+from __future__ import annotations
+
+from kernels.errors import AigbbError
+
+
+class MalformedRequest(AigbbError):
+    """The request is no HTTP/1.1, or could be read in two ways."""
+
+    code, status = "malformed_request", 400
+    hint = (
+        "Send each of Host, Authorization, Content-Type and Content-Length once, and no Transfer-Encoding but chunked."
+    )
+
+
+class RequestTimedOut(AigbbError):
+    """The request did not come to its end in time."""
+
+    code, status = "request_timed_out", 408
+    hint = "Send it again, in one go; the service waits for AIGBB_HEADER_SECONDS and AIGBB_BODY_SECONDS."
+
+
+class UrlTooLong(AigbbError):
+    """The URL is over the cap."""
+
+    code, status = "url_too_long", 414
+    hint = "Send less in the query, at most 16 KiB."
+
+
+class RateLimited(AigbbError):
+    """A key asks too often or too much at once, or an address guesses keys."""
+
+    code, status = "rate_limited", 429
+    hint = "Wait for the seconds in Retry-After. AIGBB_RATE, AIGBB_KEY_RUNNING and AIGBB_GUESS_RATE set the limits."
+
+
+class HeadersTooLarge(AigbbError):
+    """There are too many headers, or too large ones."""
+
+    code, status = "headers_too_large", 431
+    hint = "Send at most 100 headers, and no more bytes than AIGBB_MAX_HEADERS says."
+
+
+class TooManyConnections(AigbbError):
+    """Every connection that there may be is taken."""
+
+    code, status = "too_many_connections", 503
+    hint = "Close what you do not use, and try again in a moment; AIGBB_MAX_CONNECTIONS sets the limit."
