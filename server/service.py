@@ -414,11 +414,11 @@ def _describe(row: GenerationRow, generation: Generation, current: int) -> Gener
 @asynccontextmanager
 async def _hold(home: Home) -> AsyncIterator[None]:
     lock = AsyncFileLock(home.lock, timeout=0)
-    try:
-        with usable(home.path):
+    with usable(home.path):
+        try:
             await lock.acquire()
-    except Timeout as error:
-        raise HomeInUse(f"Another service runs on {home.path}.") from error
+        except Timeout as error:  # which is an OSError, too
+            raise HomeInUse(f"Another service runs on {home.path}.") from error
     try:
         yield
     finally:
