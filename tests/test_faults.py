@@ -141,21 +141,28 @@ def nothing_left(client: httpx2.Client, server: Server) -> None:
 
 
 def strangers(server: Server) -> list[psutil.Process]:
-    """Processes that the service, or code in it, has started, but for kernels that wait and what runs beside them."""
-    service = psutil.Process(server.process.pid)
-    children = service.children()
-    below = [process for child in children for process in child.children()]
-    known = {service, *children, *(below if len(below) <= SPARES else [])}
-    return [process for process in psutil.process_iter() if process not in known and is_ours(process, server)]
+    """Processes that the service, or code in it, has started, but for its own programs and kernels that wait."""
+    found = [p for p in psutil.process_iter() if p.pid not in (os.getpid(), server.process.pid) and is_ours(p, server)]
+    forks = [process for process in found if "--warm" in words(process) and words(process)[0].endswith("python")]
+    others = [process for process in found if not any(word.endswith("launch.py") for word in words(process))]
+    return others if len(forks) == 1 + SPARES else [*forks, *others]
+
+
+def words(process: psutil.Process) -> list[str]:
+    """Its command line."""
+    try:
+        return list(process.cmdline()) or [""]
+    except psutil.Error:
+        return [""]
 
 
 def is_ours(process: psutil.Process, server: Server) -> bool:
     """Whether it has the mark, or belongs to the service's home."""
     try:
-        texts = [*process.cmdline(), *process.environ().values()]
-    except psutil.Error:
-        return False
-    return process.pid != os.getpid() and any(MARK in text or str(server.home) in text for text in texts)
+        environment = list(process.environ().values())
+    except psutil.Error:  # it has ended, or may not be read
+        environment = []
+    return any(MARK in text or str(server.home) in text for text in (*words(process), *environment))
 
 
 @pytest.mark.parametrize("group", TABLE)
