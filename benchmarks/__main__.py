@@ -26,6 +26,7 @@ PACKAGES += ("jupyter_kernel_gateway", "jupyter_kernel_client", "numpy", "pandas
 CASES: Mapping[str, Callable[[Bench], Iterator[Row]]] = {
     "warm": one_client.warm,
     "clean": one_client.clean,
+    "hardened": one_client.hardened,
     "sustained": many_clients.sustained,
     "memory": weights.memory,
     "throughput": many_clients.throughput,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +15,7 @@ from benchmarks.plain import Stock
 from benchmarks.service import Service
 from benchmarks.timing import spin
 
+SERVICES = ("spare", "bare", "many", "chat", "hardened")
 LIBRARIES = ("numpy", "pandas", "matplotlib")
 IMPORTS = "import numpy, pandas, matplotlib.pyplot\n1+1"
 
@@ -54,6 +55,11 @@ class Bench:
         """One more, for many functions; a quick run has no third one."""
         return self.bare if self.quick else self._service("many")
 
+    @cached_property
+    def hardened(self) -> Service:
+        """One with the hardened profile."""
+        return self._service("hardened", more={"AIGBB_SANDBOX": "required"})
+
     @contextmanager
     def with_model(self, url: str) -> Iterator[Service]:
         """One more that has a model at this address, for a while."""
@@ -65,12 +71,12 @@ class Bench:
             finally:
                 del self.__dict__["chat"]
 
-    def _service(self, name: str, pool_size: int | None = None) -> Service:
-        return self.stack.enter_context(service.running(self.folder / name, self.cache, pool_size))
+    def _service(self, name: str, pool_size: int | None = None, more: Mapping[str, str] | None = None) -> Service:
+        return self.stack.enter_context(service.running(self.folder / name, self.cache, pool_size, more))
 
     def pause(self) -> None:
         """Until nothing of ours is under way; the machine's own noise is measured meanwhile."""
-        service.settle([self.__dict__[name] for name in ("spare", "bare", "many", "chat") if name in self.__dict__])
+        service.settle([self.__dict__[name] for name in SERVICES if name in self.__dict__])
         self.spins.append(spin())
 
     # -- theirs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -12,6 +13,7 @@ from benchmarks.peers import http_sample, websocket_sample
 from benchmarks.rows import Goal, Row, timed_row
 from benchmarks.timing import Contender, Figures, Sample, interleave
 from benchmarks.wire import Http
+from kernels.machine import examine
 
 ROUND_TRIP = "plain jupyter_client: a round trip of `1+1` to a stock kernel that runs"
 FRESH = "a fresh KernelManager per call: start_new_kernel, execute, shutdown"
@@ -118,6 +120,20 @@ def clean(bench: Bench) -> Iterator[Row]:
     for against, samples, most in ((ROUND_TRIP, warm_ones, 1.0), (FRESH, fresh, 0.01)):
         goal = Goal(at_most=most)
         yield Row("clean", title, against, Figures.plain(ours), Figures.of(samples), goal, failed=failed)
+
+
+def hardened(bench: Bench) -> Iterator[Row]:
+    """Clean kernels that are confined as far as they can be, where this machine can."""
+    if any(not part.ok for part in asyncio.run(examine())):
+        return
+    contenders: dict[str, Contender] = {
+        "hardened": lambda _: bench.hardened.execute("1+1", "2"),
+        "default": lambda _: bench.spare.execute("1+1", "2"),
+    }
+    samples = interleave(bench.times(40, 2), bench.times(3), contenders, bench.pause)
+    title = "`1+1` on a clean kernel, hardened (AIGBB_SANDBOX=required)"
+    against = "the same in the default profile"
+    yield timed_row("hardened", title, against, samples["hardened"], samples["default"], Goal(at_most=1.3))
 
 
 def cold(bench: Bench) -> Iterator[Row]:

@@ -23,6 +23,7 @@ MET, MISSED, LINE = "#2563eb", "#d97706", "#9ca3af"
 ORDER: tuple[str, ...] = (
     "warm",
     "clean",
+    "hardened",
     "sustained",
     "memory",
     "throughput",

@@ -51,8 +51,12 @@ class Group:
     def _make(self, folders: set[Path]) -> None:
         for folder in folders:
             folder.mkdir(exist_ok=True)
+        self.fill()
+
+    def fill(self) -> None:
+        """Write down its limits. Raises OSError."""
         old, new = _settings(self.quota)
-        for controller, file, value in old if len(folders) > 1 else new:
+        for controller, file, value in old if len(set(self.folders.values())) > 1 else new:
             path = self.folders[controller] / file
             if path.exists():  # that of swap is not always there
                 path.write_text(value)

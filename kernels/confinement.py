@@ -256,6 +256,19 @@ class Confinement:
         read = (home.generations, home.snapshots, INSIDE)
         return self._cage(home, read=read, write=write, empty=(home.work,))
 
+    def installs(self, home: Home, folder: Path) -> Cage:
+        """For the installer: the machine as it is, and of the home its cache and the folder of the new environment.
+
+        They stay where they are, and are not mounted: files can't be linked from one mount to another.
+        """
+        if self.bubblewrap is None:
+            return Cage()
+        kept = {home.generations, home.cache, folder}
+        others = [path for path in (*home.path.iterdir(), *home.generations.iterdir()) if path not in kept]
+        # A file with a dot is being written, and gone before it could be covered.
+        hidden = [path for path in others if path.is_dir() or not path.name.startswith(".")]
+        return Cage("default", self.bubblewrap, (*hidden, *self.hidden))
+
     def state(self) -> dict[str, str]:
         """What there is and what is not, in words, by part."""
         on = self.profile == "hardened"

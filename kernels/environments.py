@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import fcntl
 import json
@@ -11,11 +12,13 @@ import shutil
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from kernels.confinement import Confinement
 from kernels.errors import BuildFailed, IndexUnavailable, InsufficientStorage
 from kernels.home import Home, on_disk, write_atomically
+from kernels.inspecting import inspect
 from kernels.packages import Lock, Uv
 from kernels.progress import Report, Step
 from kernels.sandbox import Finished
@@ -93,12 +96,13 @@ class Environments:
 
     home: Home
     uv: Uv
+    confinement: Confinement = field(default_factory=Confinement)
 
     async def build(self, number: int, lock: Lock, previous: Generation | None, report: Report) -> Generation:
         """Install `lock` into a fresh environment and give it its number.
 
         It is made under another name and renamed when complete, so a folder with a number is whole.
-        Raises BuildFailed, IndexUnavailable, InsufficientStorage; what was begun is removed.
+        Raises BuildFailed, UnsafePackage, IndexUnavailable, InsufficientStorage; what was begun is removed.
         """
         aside = self.home.generations / f".building-{number}"
         final = self.home.generations / str(number)
@@ -118,11 +122,13 @@ class Environments:
     async def _install(self, folder: Path, report: Report) -> None:
         report(Step("install", "Creating the environment"))
         venv, python = folder / "venv", folder / "venv" / "bin" / "python"
-        made = await self.uv.run("venv", "-q", "--relocatable", "--python", self.uv.python, venv)
+        cage = await asyncio.to_thread(self.confinement.installs, self.home, folder)
+        made = await self.uv.run("venv", "-q", "--relocatable", "--python", self.uv.python, venv, cage=cage)
         _raise_for(made)
         arguments = ("--require-hashes", "--no-build", "--python", python, folder / "lock.txt")
         report(Step("download", "Fetching what is not cached"))
-        _raise_for(await self.uv.run("pip", "sync", *arguments, report=report))
+        _raise_for(await self.uv.run("pip", "sync", *arguments, report=report, cage=cage))
+        await asyncio.to_thread(inspect, venv)
 
     def find(self, number: int, lock: Lock) -> Generation | None:
         """The generation if its folder is there with a working interpreter and was made from this lock, else None."""

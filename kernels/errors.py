@@ -10,6 +10,7 @@ AigbbError
 │   ├── PythonVersionMismatch   422
 │   └── IndexUnavailable        503
 ├── BuildFailed                 500  an environment could not be installed
+├── UnsafePackage               422  a package would do what none may
 ├── InsufficientStorage         507
 ├── ProbeError                       a function does not work in its environment
 │   ├── ImportFailed            422
@@ -200,6 +201,13 @@ class SessionBusy(AigbbError):
 
     code, status = "session_busy", 409
     hint = "Wait for the running execution, or POST /sessions/{id}/interrupt."
+
+
+class UnsafePackage(AigbbError):
+    """A package runs code at every start, overwrites another's files, or poses as a part of the service."""
+
+    code, status = "unsafe_package", 422
+    hint = "Leave the package out, or ask for another version. `findings` names the files. Nothing was changed."
 
 
 class ConfinementUnavailable(AigbbError):

@@ -144,6 +144,7 @@ class Forks:
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._retired: dict[asyncio.Task[str], ForkServer] = {}
+        self._networked: Forks | None = None  # for kernels that have the network where others have none
         self.reason = "" if can_fork() else "kernels can't be forked on this system"
         self.reason = self.reason if wanted else "switched off"
         self.late: Mapping[str, str] = {}
@@ -157,10 +158,14 @@ class Forks:
         for ended, server in list(self._retired.items()):
             await server.stop()
             await ended
+        if self._networked is not None:
+            await self._networked.close()
 
     def notice(self) -> None:
         """Another generation or snapshot serves."""
         self._changed.set()
+        if self._networked is not None:
+            self._networked.notice()
         if self._wanted and self._task is None:
             self._task = asyncio.create_task(self._keep())
 
@@ -181,9 +186,18 @@ class Forks:
 
     def through(self, launch: Launch) -> Launch:
         """The same launch, forked where that can be."""
+        if launch.cage.network and not self._launch().cage.network:
+            return self._with_network().through(launch)
         if self._server is None or self._server[0] != launch.generation:
             return launch
         return replace(launch, env={**launch.env, SOCKET: str(self._server[1].address)})
+
+    def _with_network(self) -> Forks:
+        """Those that have the network: there are none until one is asked for."""
+        if self._networked is None:
+            self._networked = Forks(lambda: networked(self._launch()), wanted=self._wanted)
+            self._networked.notice()
+        return self._networked
 
     async def _keep(self) -> None:
         """One parent after another, with a growing pause when they do not last."""
@@ -259,6 +273,11 @@ class Forks:
         for name in late.keys() - self.late.keys():
             log.warning("forkserver.imported_after_fork", function=name, because=late[name])
         self.late = late
+
+
+def networked(launch: Launch) -> Launch:
+    """The same launch with the network."""
+    return replace(launch, cage=replace(launch.cage, network=True))
 
 
 def command(launch: Launch) -> tuple[list[str], dict[str, str]]:

@@ -25,6 +25,7 @@ from packaging.utils import InvalidName, canonicalize_name
 from uv import find_uv_bin
 
 from kernels import sandbox
+from kernels.confinement import Cage
 from kernels.errors import (
     AigbbError,
     BuildFailed,
@@ -213,13 +214,18 @@ class Uv:
     program: str = field(default_factory=find_uv_bin)
 
     async def run(
-        self, *arguments: str | Path, report: Report | None = None, offline: bool = False, stdin: bytes = b""
+        self,
+        *arguments: str | Path,
+        report: Report | None = None,
+        offline: bool = False,
+        stdin: bytes = b"",
+        cage: Cage | None = None,
     ) -> sandbox.Finished:
-        """Run `uv ARGUMENTS` without configuration files; phases go to `report` as uv tells them."""
+        """Run `uv ARGUMENTS` without configuration files; phases go to `report` as uv tells them. cage: confines it."""
         argv = [self.program, *arguments, "--no-config", "--cache-dir", self.cache, "--color", "never"]
         argv += ["--offline"] if offline else []
         heard = (lambda line: _hear(line, report)) if report else None
-        return await sandbox.run(argv, env=self.env, timeout=self.build_timeout, stdin=stdin, on_line=heard)
+        return await sandbox.run(argv, env=self.env, timeout=self.build_timeout, stdin=stdin, on_line=heard, cage=cage)
 
     async def resolve(self, owners: Mapping[str, Sequence[str]], previous: Lock | None, report: Report) -> Resolved:
         """The lock for a set of requirements, each with the names of those who ask for it.

@@ -11,6 +11,7 @@ from typing import Any
 
 from kernels.environments import Generation
 from kernels.errors import AigbbError
+from kernels.forkserver import networked
 from kernels.kernel import Launch
 from kernels.outputs import Execution, Refused, Returned
 from kernels.pool import Pool
@@ -155,6 +156,8 @@ class Calls:
         if version.function.declared.parameters is not None:
             await asyncio.to_thread(_check_declared, version.function.declared.parameters, version, arguments)
         launch = await self._launch_for(version, running.session) if pinned else None
+        if version.function.network and running.session is None:
+            launch = self._with_network(launch)
         task = Task.call(
             version.function.name,
             arguments,
@@ -169,6 +172,11 @@ class Calls:
         total = (time.perf_counter() - start) * 1000
         returned = execution.answer
         return Called(version, execution, returned, running.id, running.kernel, hint, total, told)
+
+    def _with_network(self, launch: Launch | None) -> Launch | None:
+        """The same launch with the network; None, a kernel as all are, where they have it."""
+        usual = launch or self._launch(self._registrar.serving.generation)
+        return launch if usual.cage.network else networked(usual)
 
     async def run_tools(
         self,

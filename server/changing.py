@@ -125,7 +125,7 @@ class Changer:
         self._registry = registry
         self._pool = pool
         self._launch = launch
-        self._environments = Environments(home, uv)
+        self._environments = Environments(home, uv, confinement)
         self.projection = Projection(settings.functions_dir)
         self._planner = Planner(self._environments, registry, self.projection)
         self._verifier = Verifier(settings, home, vault, confinement)

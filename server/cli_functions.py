@@ -50,6 +50,9 @@ def register(
     package: Annotated[Optional[list[str]], typer.Option("--package", "-p", help="A requirement; repeatable")] = None,
     env: Env = None,
     secret: Annotated[Optional[list[str]], typer.Option(help="A stored secret that it is granted; repeatable")] = None,
+    network: Annotated[
+        bool, typer.Option("--network", help="Its calls have the network where kernels have none")
+    ] = False,
     tag: Annotated[Optional[list[str]], typer.Option("--tag", "-t", help="A word to find it by; repeatable")] = None,
     bound: Annotated[Optional[list[str]], typer.Option(help="A parameter that models never see; repeatable")] = None,
     description: Annotated[Optional[str], typer.Option(help="Instead of the docstring")] = None,
@@ -72,7 +75,8 @@ def register(
     given |= {"secrets": secret, "description": description, "effects": effects, "confirm": confirm}
     given |= {"if_match": if_match, "on_conflict": on_conflict}
     told = {field: value for field, value in given.items() if value}
-    bodies = [{"source": _source(file), **told} for file in files]
+    more = {"network": True} if network else {}
+    bodies = [{"source": _source(file), **told, **more} for file in files]
     client = service(url)
     if len(bodies) > 1:
         sent = {"functions": bodies, "dry_run": dry_run}
@@ -203,6 +207,7 @@ def _facts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("packages", ", ".join(found["packages"])),
         ("variables", ", ".join(found["env"])),
         ("secrets", ", ".join(found["secrets"])),
+        ("network", "yes" if found["network"] else ""),
         ("tags", ", ".join(found["tags"])),
         ("effects", found["effects"]),
         ("confirm", "" if found["confirm"] == "policy" else found["confirm"]),

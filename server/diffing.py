@@ -48,4 +48,5 @@ def _facts(function: Function) -> dict[str, str]:
         facts[f"declared.{name}"] = "" if said is None else json.dumps(said, ensure_ascii=False, sort_keys=True)
     facts["effects"] = function.declared_effects or ""
     facts["confirm"] = "" if function.confirm == "policy" else function.confirm
+    facts["network"] = "true" if function.network else ""
     return facts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 import os
@@ -20,6 +21,7 @@ from typing import Any, Literal
 from jupyter_core.paths import jupyter_path
 from uv import find_uv_bin
 
+from kernels import machine
 from kernels.forkserver import can_fork
 from kernels.kernelspecs import ALIAS
 from server.client import Client, ServiceProblem
@@ -58,7 +60,7 @@ def examine(settings: Settings, client: Client) -> list[Finding]:
         *_home(settings),
         *_folders(settings),
         *_jupyter(settings),
-        *_confinement(),
+        *_confinement(settings),
         _fork(settings),
         *_chat(settings),
         *_environment(),
@@ -156,10 +158,11 @@ def _jupyter(settings: Settings) -> Iterator[Finding]:
 # -- what the machine has
 
 
-def _confinement() -> Iterator[Finding]:
-    found = shutil.which("bwrap")
-    fix = "Kernels are not confined by it without. Install the package bubblewrap."
-    yield Finding.of("bubblewrap", found is not None, found or "not installed", fix, "warning")
+def _confinement(settings: Settings) -> Iterator[Finding]:
+    """What kernels can be confined by here; it has to be there only where it is required."""
+    otherwise: State = "problem" if settings.sandbox == "required" else "warning"
+    for part in asyncio.run(machine.examine()):
+        yield Finding.of(part.name, part.ok, part.detail, part.fix, "warning" if part.optional else otherwise)
 
 
 def _fork(settings: Settings) -> Finding:

@@ -91,7 +91,8 @@ class Draft:
     """What a caller sends: nothing is known about it yet. packages are lines, env holds values.
 
     bound names the parameters that callers of models fill in, and that models never see. effects is None where
-    the author says nothing of them. secrets are the names of those that it is granted.
+    the author says nothing of them. secrets are the names of those that it is granted. network: it gets one where
+    kernels have none.
     """
 
     source: str
@@ -104,6 +105,7 @@ class Draft:
     effects: Effects | None = None
     confirm: Confirm = "policy"
     secrets: Sequence[str] = ()
+    network: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,7 @@ class Function:
     confirm: Confirm = "policy"
     declared_effects: Effects | None = None
     secrets: tuple[str, ...] = ()
+    network: bool = False
 
     @cached_property
     def digest(self) -> str:
@@ -141,6 +144,8 @@ class Function:
             parts.append([self.declared_effects or "", self.confirm])
         if self.secrets:
             parts.append({"secrets": self.secrets})
+        if self.network:
+            parts.append({"network": True})
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -232,6 +237,7 @@ def _parse(draft: Draft, source: str, facts: Mapping[str, Any]) -> Parsed:
         confirm=draft.confirm,
         declared_effects=draft.effects,
         secrets=tuple(sorted(set(draft.secrets))),
+        network=draft.network,
     )
     return Parsed(function, tuple(_warnings(function, facts, definition)), _written(facts, definition))
 

@@ -286,7 +286,7 @@ class Projection:
             else:
                 declared = Declared(told.description, told.input_schema, told.responses)
                 told_of = (told.tags, told.bound, declared, told.effects, told.confirm, tuple(told.secrets))
-                found[name] = Draft(source, name, packages.get(name, ()), {}, *told_of)
+                found[name] = Draft(source, name, packages.get(name, ()), {}, *told_of, told.network)
         return found
 
     def _beside(self, name: str) -> str:
@@ -353,6 +353,7 @@ class _Beside(BaseModel):
     effects: Effects | None = None
     confirm: Confirm = "policy"
     secrets: list[str] = []
+    network: bool = False
 
 
 _BESIDE_HINT = f"It may hold {', '.join(_Beside.model_fields)}, as a registration does."
@@ -370,6 +371,7 @@ def beside(function: Function) -> str:
         "effects": function.declared_effects,
         "confirm": function.confirm,
         "secrets": list(function.secrets),
+        "network": function.network,
     }
     return _rendered(_Beside.model_validate(all_of_it))
 

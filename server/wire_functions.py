@@ -69,6 +69,9 @@ class FunctionBody(Body):
     secrets: Annotated[
         list[str], Field(description="Names of stored secrets that it finds in its environment; see PUT /secrets")
     ] = []
+    network: Annotated[
+        bool, Field(description="Whether its calls have the network where kernels are confined without one")
+    ] = False
     tags: Annotated[list[str], Field(description="Words to find it, and sets of tools, by")] = []
     bound: Annotated[
         list[str], Field(description="Parameters that the caller of a model fills in; models never see them")
@@ -97,7 +100,7 @@ class FunctionBody(Body):
     def wanted(self, if_match: str | None = None) -> Wanted:
         """The same as a value of ours. if_match: from a header. Raises InvalidName."""
         lines = self.packages.splitlines() if isinstance(self.packages, str) else self.packages
-        told = (self.tags, self.bound, self._declared(), self.effects, self.confirm, self.secrets)
+        told = (self.tags, self.bound, self._declared(), self.effects, self.confirm, self.secrets, self.network)
         draft = Draft(self.source, self.name, tuple(lines), self.env, *told)
         return Wanted(draft, self.on_conflict, self.if_match or if_match)
 
@@ -152,6 +155,7 @@ class FunctionAnswer(Answer):
     packages: list[str]
     env: Annotated[list[str], Field(description="Names only")]
     secrets: Annotated[list[str], Field(description="Names only")]
+    network: Annotated[bool, Field(description="Whether its calls have the network where kernels have none")]
     tags: list[str]
     bound: Annotated[list[str], Field(description="Parameters that models never see")]
     effects: Annotated[Effects, Field(description="As declared, or else as inferred")]
@@ -173,6 +177,7 @@ class FunctionAnswer(Answer):
             packages=list(function.packages),
             env=list(function.env),
             secrets=list(function.secrets),
+            network=function.network,
             tags=list(function.tags),
             bound=list(function.bound),
             effects=function.effects,

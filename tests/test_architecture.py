@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     ["kernels.clock", "kernels.endings"],
     ["kernels.errors", "kernels.progress", "kernels.outputs", "kernels.home", "kernels.seccomp", "kernels.cgroups"],
-    ["kernels.confinement"],
+    ["kernels.confinement", "kernels.inspecting"],
     ["kernels.sandbox"],
     ["kernels.messages", "kernels.admission", "kernels.channels"],
     ["kernels.tasks", "kernels.workplace"],

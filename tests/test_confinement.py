@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -16,16 +18,22 @@ import pytest
 import zmq.asyncio
 
 from kernels import machine, sandbox
-from kernels.cgroups import Group
+from kernels.cgroups import Cgroups, Group, Quota
 from kernels.confinement import Bounds, Confinement
 from kernels.environments import Generation
+from kernels.errors import ConfinementUnavailable
 from kernels.forkserver import command
 from kernels.home import Home
 from kernels.kernel import Kernel, Launch
 from kernels.machine import Wanted
 from kernels.outputs import Execution, fold
+from kernels.probing import Probe
 from kernels.provisioner import SOCKET
 from kernels.tasks import Task
+from server.functions import Function
+from server.snapshots import write_snapshot
+from tests.conftest import running_server
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -248,10 +256,127 @@ async def test_what_it_starts_ends_with_it(place: Place) -> None:
         code = "__import__('subprocess').Popen(['sleep', '4321'], start_new_session=True).pid"
         assert await told(kernel, code) > 0
         assert sleepers()
-    if not hardened(place) and SOCKET in place.launch.env:
-        return  # one that leaves its group lives as long as the parent does
-    for _ in range(200):
-        if not sleepers():
-            break
-        await asyncio.sleep(0.05)
-    assert not sleepers()
+    await until(lambda: not sleepers())
+
+
+async def test_two_kernels_of_a_hardened_parent_do_not_reach_each_other(place: Place) -> None:
+    if not hardened(place) or SOCKET not in place.launch.env:
+        return
+    async with running(place.launch) as one, running(place.launch) as other:
+        await run(other, "open('mine', 'w').write('x')")
+        pid = await told(other, "__import__('os').getpid()")
+        assert await told(one, f"__import__('os').kill({pid}, 9)") == "PermissionError"
+        assert await told(one, f"open('/proc/{pid}/environ').read()") == "PermissionError"
+        assert await told(one, f"open('/proc/{pid}/root{other.workdir}/mine').read()") == "PermissionError"
+        assert await told(one, READS.format(str(other.workdir / "mine"))) == "PermissionError"
+        for folder in (place.launch.workdir, place.launch.runtime / "k", Path("/tmp"), Path("/dev/shm")):
+            assert await told(one, f"__import__('os').listdir({str(folder)!r})") == "PermissionError"
+        assert await told(one, "str(__import__('multiprocessing').Lock())") == "<Lock(owner=None)>"
+        assert await told(other, READS.format("mine")) == "x"
+
+
+BOMB = """
+import os, time
+count = 0
+try:
+    while True:
+        if os.fork() == 0:
+            time.sleep(600)
+        count += 1
+except OSError as error:
+    print(count, type(error).__name__)
+"""
+
+
+async def test_too_many_processes_and_too_much_memory_end_with_the_kernel_that_wanted_them(place: Place) -> None:
+    if not hardened(place):
+        return
+    if not PARTS["cgroup"].ok:
+        pytest.skip(f"NOT TESTED: cgroup: {PARTS['cgroup'].detail}")
+    async with running(place.launch) as kernel:
+        [said] = (await run(kernel, BOMB)).outputs
+        count, error = said.text.split()  # type: ignore[union-attr]
+        assert (int(count) < BOUNDS.processes, error) == (True, "BlockingIOError")
+    async with running(place.launch) as kernel:
+        done = (await run(kernel, f"x = bytearray({BOUNDS.memory} + 2**20)")).done
+        assert (done.status, done.reason) == ("died", "oom")
+    async with running(place.launch) as kernel:
+        assert await told(kernel, "len(bytearray(2**20))") == 2**20
+
+
+async def test_an_import_at_registration_sees_no_more_than_a_kernel(place: Place, generation: Generation) -> None:
+    source = "import os\nraise RuntimeError(sorted(os.listdir({!r})), os.path.exists('/proc/{}'))\ndef f(): pass"
+    folder = place.home.snapshots / "seen"
+    shutil.rmtree(folder, ignore_errors=True)
+    text = source.format(str(place.home.path), os.getpid())
+    await asyncio.to_thread(write_snapshot, folder, [Function("f", text, (), (), "", "")], {})
+    env = sandbox.kernel_environment(generation.python, place.home.work, place.home.cache, {})
+    probe = Probe(env, place.home.work, 60, cage=place.confinement.probes(place.home))
+    found = (await probe.ask(generation, folder, ["f"])).failures["f"]
+    shutil.rmtree(folder)
+    assert "'generations'" in found.detail
+    assert "'token'" not in found.detail
+    assert found.detail.endswith("False)")
+
+
+def test_a_machine_without_a_part_is_told_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_bubblewrap", lambda: None)
+    monkeypatch.setattr(machine, "version", lambda: 3)
+    with pytest.raises(ConfinementUnavailable) as caught:
+        asyncio.run(machine.confine("required", BOUNDS, ()))
+    assert caught.value.extra["missing"] == ["bubblewrap", "landlock"]
+    assert "apt-get install bubblewrap" in caught.value.hint
+    found = asyncio.run(machine.confine("auto", BOUNDS, ()))
+    assert (found.state()["profile"], found.state()["bubblewrap"]) == ("default", "not installed")
+
+
+def test_bubblewrap_that_may_not_run_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "bwrap"
+    program.write_text("#!/bin/sh\necho 'bwrap: setting up uid map: Permission denied' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(machine, "_bubblewrap", lambda: program)
+    found = asyncio.run(machine.confine("auto", BOUNDS, ()))
+    assert found.bubblewrap is None
+    assert "setting up uid map" in found.state()["bubblewrap"]
+
+
+def test_groups_of_the_second_version_are_made_in_what_is_delegated(tmp_path: Path) -> None:
+    own = tmp_path / "user.slice"
+    own.mkdir()
+    (own / "cgroup.controllers").write_text("cpu memory pids io")
+    (own / "cgroup.subtree_control").write_text("cpu memory pids")
+    found = Cgroups.find(tmp_path, "0::/user.slice\n")
+    group = found.group(Quota(memory=MIB, processes=7, processors=0.5))
+    [folder] = set(group.folders.values())
+    folder.mkdir()
+    for name in ("memory.max", "memory.swap.max", "pids.max", "cpu.max"):
+        (folder / name).touch()
+    group.fill()
+    read = {path.name: path.read_text() for path in folder.iterdir()}
+    assert read == {"memory.max": str(MIB), "memory.swap.max": "0", "pids.max": "7", "cpu.max": "50000 100000"}
+    (own / "cgroup.controllers").write_text("cpu")
+    with pytest.raises(OSError, match="memory, pids not delegated"):
+        Cgroups.find(tmp_path, "0::/user.slice\n")
+
+
+NAMES = "def {}() -> list[str]:\n    import socket\n    return sorted(name for _, name in socket.if_nameindex())\n"
+
+
+def test_a_hardened_service_gives_the_network_to_functions_that_ask_for_it(tmp_path: Path, cache: Path) -> None:
+    for part in PARTS.values():
+        if not part.ok and not part.optional:
+            pytest.skip(f"NOT TESTED: {part.name}: {part.detail}. {part.fix}")
+    with running_server(tmp_path, cache, sandbox="required", pool_size=1) as server, server.client() as client:
+        assert "hardened" in "".join(server.said)
+        assert client.get("/healthz").json()["confinement"]["profile"] == "hardened"
+        code = "import socket; [name for _, name in socket.if_nameindex()]"
+        assert client.post("/execute", json={"code": code}).json()["result"] == "['lo']"
+        for name, network in (("alone", False), ("online", True)):
+            body = {"source": NAMES.format(name), "network": network}
+            answer = client.post("/register", json=body)
+            assert answer.status_code == 201, answer.text
+            assert client.get(f"/functions/{name}").json()["network"] is network
+        host = sorted(name for _, name in socket.if_nameindex())
+        for _ in range(2):
+            assert client.post("/functions/alone/call", json={}).json()["result"] == ["lo"]
+            assert client.post("/functions/online/call", json={}).json()["result"] == host
