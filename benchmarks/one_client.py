@@ -126,9 +126,10 @@ def hardened(bench: Bench) -> Iterator[Row]:
     """Clean kernels that are confined as far as they can be, where this machine can."""
     if any(not part.ok for part in asyncio.run(examine())):
         return
+    hard, usual = bench.hardened, bench.spare
     contenders: dict[str, Contender] = {
-        "hardened": lambda _: bench.hardened.execute("1+1", "2"),
-        "default": lambda _: bench.spare.execute("1+1", "2"),
+        "hardened": lambda _: hard.execute("1+1", "2"),
+        "default": lambda _: usual.execute("1+1", "2"),
     }
     samples = interleave(bench.times(40, 2), bench.times(3), contenders, bench.pause)
     title = "`1+1` on a clean kernel, hardened (AIGBB_SANDBOX=required)"
