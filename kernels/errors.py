@@ -30,7 +30,7 @@ AigbbError
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 
 class AigbbError(Exception):
@@ -187,6 +187,11 @@ class SessionNotFound(AigbbError):
 
     code, status = "session_not_found", 404
     hint = "Sessions end when idle. Open a new one with POST /sessions, or leave `session` out."
+
+    @classmethod
+    def of(cls, identity: str) -> Self:
+        """The same words for one that is not there and for one of somebody else."""
+        return cls(f"There is no session {identity[:80]!r}.")
 
 
 class SessionExists(AigbbError):

@@ -59,6 +59,11 @@ class Home:
         return self.path / "registry.sqlite3"
 
     @property
+    def audit(self) -> Path:
+        """Who ran what, and who decided."""
+        return self.path / "audit.sqlite3"
+
+    @property
     def token(self) -> Path:
         """The generated token, mode 0600."""
         return self.path / "token"

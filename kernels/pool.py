@@ -69,6 +69,7 @@ class SessionInfo:
     state: str
     executions: int
     pinned: bool
+    owner: str
     created: datetime
     last_used: datetime
     expires: datetime
@@ -82,6 +83,7 @@ class _Session:
     used: float
     began: float
     pinned: bool = False  # to the functions that its kernel had first
+    owner: str = ""
     executions: int = 0
     users: int = 0
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -145,7 +147,6 @@ class Pool:
 
     async def rehearse(self, launch: Launch) -> Kernel:
         """Start a kernel of a generation that does not serve yet. Raises KernelStartFailed.
-
         Give it back with `adopt` once the generation serves, or stop it.
         """
         return await self._start(launch)
@@ -182,7 +183,6 @@ class Pool:
         reached: Reached = lambda _: None,
     ) -> AsyncGenerator[tuple[Kernel, Output]]:
         """Do a task on a clean kernel, or in a session; yields each item with the kernel that it ran on.
-
         launch: a clean kernel of another generation than the one that serves. caller: who shares a line with
         whom when it is full; a session has its own. reached is told how far it has come. Raises PoolExhausted,
         SessionNotFound, KernelStartFailed. Closing the generator frees the kernel.
@@ -222,9 +222,8 @@ class Pool:
 
     # -- sessions
 
-    async def open_session(self, identity: str | None = None, *, pinned: bool = False) -> SessionInfo:
-        """A new session on a clean kernel. pinned: it keeps the functions that serve now.
-
+    async def open_session(self, identity: str | None = None, *, pinned: bool = False, owner: str = "") -> SessionInfo:
+        """A new session on a clean kernel. pinned: it keeps the functions that serve now. owner: who opened it.
         Raises SessionExists, PoolExhausted, KernelStartFailed.
         """
         identity = identity or uuid4().hex[:12]
@@ -244,7 +243,7 @@ class Pool:
         if identity in self._sessions:
             self._spawn(kernel.stop())
             raise SessionExists(f"There is a session {identity!r} already.")
-        self._sessions[identity] = _Session(identity, kernel, (now := self._clock.now()), now, now, pinned)
+        self._sessions[identity] = _Session(identity, kernel, (now := self._clock.now()), now, now, pinned, owner)
         if pinned:
             kernel.prepare(pinned=True)
         self._changed.set()
@@ -253,6 +252,10 @@ class Pool:
     def sessions(self) -> list[SessionInfo]:
         """All that are open, oldest first."""
         return [self._info(session) for session in self._sessions.values()]
+
+    def owner_of(self, identity: str) -> str:
+        """Who opened a session. Raises SessionNotFound."""
+        return self._find(identity).owner
 
     async def close_session(self, identity: str) -> None:
         """End a session and its kernel; code that runs in it dies. Raises SessionNotFound."""
@@ -415,7 +418,7 @@ class Pool:
 
     def _find(self, identity: str) -> _Session:
         if (session := self._sessions.get(identity)) is None:
-            raise SessionNotFound(f"There is no session {identity[:80]!r}.")
+            raise SessionNotFound.of(identity)
         return session
 
     def _info(self, session: _Session) -> SessionInfo:
@@ -426,6 +429,7 @@ class Pool:
             session.kernel.state,
             session.executions,
             session.pinned,
+            session.owner,
             *map(self._clock.as_date, (session.created, session.used, self._ends(session))),
         )
 

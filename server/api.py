@@ -17,26 +17,37 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from server import api_chat, api_execute, api_executions, api_functions, api_openai, api_secrets, errors, wire
+from server import api_chat, api_execute, api_executions, api_functions, api_keys, api_openai, api_secrets, errors, wire
 from server.access import Access
 from server.api_drain import Draining
 from server.api_secrets import SecretBody
-from server.auth import HEALTH, Gate
+from server.auth import HEALTH, Gate, refused
+from server.callers import Caller
 from server.errors import AigbbError
 from server.rates import Guesses, Rates
-from server.routing import PROBLEMS, Here, methods_at
+from server.routing import PROBLEMS, Here, caller_of, methods_at
 from server.service import VERSION, Service
 from server.settings import LOOPBACK, Settings
 from server.wire_calls import RunToolsBody
 from server.wire_functions import ActivateBody, BatchBody, RegisterBody
-from server.wire_openai import ERROR_SCHEMA, error_body
+from server.wire_keys import KeyBody, RotateBody
+from server.wire_openai import ERROR_SCHEMA
 
 log = structlog.get_logger(__name__)
 
 _JSON = re.compile(r"application/([\w.+-]+\+)?json\s*(;|$)", re.IGNORECASE)
-_FIELDS = wire.fields_of(
-    RegisterBody, BatchBody, ActivateBody, RunToolsBody, SecretBody, wire.ExecuteBody, wire.SessionBody
+_BODIES = (
+    RegisterBody,
+    BatchBody,
+    ActivateBody,
+    RunToolsBody,
+    SecretBody,
+    wire.ExecuteBody,
+    wire.SessionBody,
+    KeyBody,
+    RotateBody,
 )
+_FIELDS = wire.fields_of(*_BODIES)
 
 # What pages of AIGBB_CORS_ORIGINS may do, send and read.
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -52,7 +63,8 @@ TOLD = (
 DESCRIPTION = """
 Register Python functions with their packages; execute code that calls them, in a dedicated Jupyter kernel.
 
-Every request but `GET /healthz` carries `Authorization: Bearer TOKEN`. Every error is
+Every request but `GET /healthz` carries `Authorization: Bearer TOKEN`: the service's token, or a key that has the
+scope for it. Every error is
 `application/problem+json` with `code`, `detail`, `hint` and `request_id`.
 An exception in your code is an answer with `status: "error"`, not an HTTP error.
 """
@@ -115,6 +127,7 @@ def create_app(service: Service) -> FastAPI:
         api_functions.events,
         api_functions.router,
         api_secrets.router,
+        api_keys.router,
     ):
         app.include_router(part)
     app.add_api_route("/", _home, include_in_schema=False)
@@ -133,9 +146,9 @@ def _guard(app: FastAPI, service: Service) -> None:
     """What stands before all routes; the last one is the outermost."""
     settings = service.settings
     app.add_middleware(Draining, drain=service.drain)
-    app.add_middleware(Rates, rate=settings.rate, running=settings.key_running, free=HEALTH, refused=_refused)
+    app.add_middleware(Rates, rate=settings.rate, running=settings.key_running, free=HEALTH, refused=refused)
     guesses = Guesses(settings.guess_rate)
-    app.add_middleware(Gate, token=service.token, hosts=_hosts(settings), max_body=settings.max_body, guesses=guesses)
+    app.add_middleware(Gate, keys=service.keys, hosts=_hosts(settings), max_body=settings.max_body, guesses=guesses)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=METHODS, allow_headers=SENT,
@@ -153,14 +166,14 @@ def _operation_id(route: APIRoute) -> str:
     return f"aigbb.{route.name}"
 
 
-def _document(app: FastAPI, service: Service) -> JSONResponse:
-    return JSONResponse(_openapi(app, service))
+def _document(app: FastAPI, service: Service, request: Request) -> JSONResponse:
+    return JSONResponse(_openapi(app, service, caller_of(request)))
 
 
-def _openapi(app: FastAPI, service: Service) -> dict[str, Any]:
-    """FastAPI's own with an operation for each function; errors have their real media type."""
+def _openapi(app: FastAPI, service: Service, caller: Caller) -> dict[str, Any]:
+    """FastAPI's own with an operation for each function of the caller's; errors have their real media type."""
     schema = copy.deepcopy(FastAPI.openapi(app))
-    bearer = {"type": "http", "scheme": "bearer", "description": "The service's token"}
+    bearer = {"type": "http", "scheme": "bearer", "description": "The service's token, or a key"}
     schema["components"]["securitySchemes"] = {"HTTPBearer": bearer}
     for path, operation in ((p, one) for p, methods in schema["paths"].items() for one in methods.values()):
         if path != HEALTH:
@@ -170,8 +183,10 @@ def _openapi(app: FastAPI, service: Service) -> dict[str, Any]:
                 answer["content"] = _refusals(path, answer["content"]["application/json"])
         # Refused bodies are problems too, not what FastAPI would answer by itself.
         operation["responses"].pop("422", None)
-    schema["paths"] |= service.catalog.paths
-    schema["components"]["schemas"] |= service.catalog.components
+    if caller.may("functions:read", "execute:function"):
+        catalog = service.catalog(caller)
+        schema["paths"] |= catalog.paths
+        schema["components"]["schemas"] |= catalog.components
     return schema
 
 
@@ -185,32 +200,25 @@ def _hosts(settings: Settings) -> set[str]:
     return {*LOOPBACK, settings.host, *settings.allowed_hosts}
 
 
-def _refused(error: AigbbError, request: Request) -> JSONResponse:
-    """A problem; to OpenAI's clients in the form that they read."""
-    if request.url.path.startswith("/v1/"):
-        return JSONResponse(error_body(wire.scrubbed(error, request)), error.status)
-    return wire.problem(error, request)
-
-
 async def _on_problem(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, AigbbError)
     if error.status >= 500:
         log.warning("request.failed", code=error.code, detail=error.detail)
-    return _refused(error, request)
+    return refused(error, request)
 
 
 async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     found = error.errors()
     if found[0]["loc"][0] == "body" and not _JSON.match(request.headers.get("content-type", "")):
-        return _refused(errors.WrongContentType("The body is not declared as JSON."), request)
+        return refused(errors.WrongContentType("The body is not declared as JSON."), request)
     if any(e["type"] == "json_invalid" for e in found):
-        return _refused(errors.InvalidJson(f"The body is not JSON: {found[0]['ctx']['error']}."), request)
+        return refused(errors.InvalidJson(f"The body is not JSON: {found[0]['ctx']['error']}."), request)
     listed = wire.validation_errors(found, _FIELDS)
     first = f"{listed[0]['field'] or 'body'}: {listed[0]['message']}"
     renamed = {one["field"]: one["suggestion"] for one in listed if "suggestion" in one}
     fix = {"rename": renamed} if renamed else None
-    return _refused(errors.InvalidRequest(f"The request is not valid. {first}", fix=fix, errors=listed), request)
+    return refused(errors.InvalidRequest(f"The request is not valid. {first}", fix=fix, errors=listed), request)
 
 
 _BY_STATUS: dict[int, Callable[[], AigbbError]] = {
@@ -224,7 +232,7 @@ _BY_STATUS: dict[int, Callable[[], AigbbError]] = {
 async def _on_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     make = _BY_STATUS.get(error.status_code, lambda: AigbbError(str(error.detail)))
-    answer = _refused(make(), request)
+    answer = refused(make(), request)
     answer.headers.update(error.headers or {})
     if error.status_code == 405:  # of one route only, where a path has several
         answer.headers["Allow"] = ", ".join(sorted(methods_at(request.app, request.url.path)))
@@ -234,4 +242,4 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:
 async def _on_bug(request: Request, error: Exception) -> JSONResponse:
     log.error("request.bug", exc_info=error)
     hint = "This is a fault of the service; its log has the details under this request_id."
-    return _refused(AigbbError("Something went wrong inside.", hint=hint), request)
+    return refused(AigbbError("Something went wrong inside.", hint=hint), request)

@@ -12,7 +12,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from server import wire
 from server.chat import is_of_tools, outcome
 from server.errors import AigbbError
-from server.routing import Here, as_json, event_routes, routes, since, unless_gone
+from server.routing import Here, Who, as_json, event_routes, routes, since, unless_gone
 from server.turns import Event
 from server.wire_approvals import ApprovalAnswer, ApprovalsAnswer, DecideBody
 from server.wire_calls import RunToolsAnswer
@@ -29,80 +29,81 @@ router, events = routes(), event_routes()
 
 
 @events.post("/chat", response_class=EventSourceResponse)
-async def chat_events(body: ChatBody, request: Request, service: Here) -> AsyncIterable[ServerSentEvent]:
+async def chat_events(body: ChatBody, request: Request, service: Here, caller: Who) -> AsyncIterable[ServerSentEvent]:
     """A turn as it goes; the last event is `done`, or `problem`."""
-    async for event in _events(service.chat.run(body.wish()), request):
+    async for event in _events(service.chat.run(body.wish(), caller), request):
         yield event
 
 
 @router.post("/chat", response_model=ChatAnswer, tags=["chat"], summary="Answer a conversation")
-async def chat(body: ChatBody, request: Request, service: Here) -> Response:
+async def chat(body: ChatBody, request: Request, service: Here, caller: Who) -> Response:
     """Have a model answer, with the registered functions as its tools: its calls are run, until it answers in words.
 
     Ask for `text/event-stream` to see it happen.
     """
-    return await _whole(service.chat.run(body.wish()), request)
+    return await _whole(service.chat.run(body.wish(), caller), request)
 
 
 @router.get("/conversations", tags=["chat"], summary="List conversations")
-async def list_conversations(service: Here) -> ConversationsAnswer:
+async def list_conversations(service: Here, caller: Who) -> ConversationsAnswer:
     """Conversations that are kept, the one that went on last first; at most 200."""
     chat_ = service.chat
-    found = [ConversationSummary.of(one, chat_.status_of(one)) for one in await chat_.conversations()]
+    found = [ConversationSummary.of(one, chat_.status_of(one)) for one in await chat_.conversations(caller)]
     return ConversationsAnswer(conversations=found)
 
 
 @router.get("/conversations/{identity}", tags=["chat"], summary="Show a conversation")
-async def show_conversation(identity: str, service: Here) -> ConversationAnswer:
+async def show_conversation(identity: str, service: Here, caller: Who) -> ConversationAnswer:
     """A conversation as it was left. Go on with POST /chat and its id."""
-    found = await service.chat.conversation(identity)
+    found = await service.chat.conversation(identity, caller)
     return ConversationAnswer.of(found, service.chat.status_of(found))
 
 
 @router.delete("/conversations/{identity}", tags=["chat"], status_code=204, summary="Forget a conversation")
-async def delete_conversation(identity: str, service: Here) -> None:
+async def delete_conversation(identity: str, service: Here, caller: Who) -> None:
     """Forget a conversation, and what waits in it."""
-    await service.chat.delete(identity)
+    await service.chat.delete(identity, caller)
 
 
 @router.get("/approvals", tags=["chat"], summary="List what waits for a person")
-async def list_approvals(service: Here) -> ApprovalsAnswer:
+async def list_approvals(service: Here, caller: Who) -> ApprovalsAnswer:
     """Calls that models asked for and that wait for a decision, oldest first."""
     now = service.chat.now()
-    return ApprovalsAnswer(approvals=[ApprovalAnswer.of_kept(one, now) for one in await service.chat.approvals()])
+    found = await service.chat.approvals(caller)
+    return ApprovalsAnswer(approvals=[ApprovalAnswer.of_kept(one, now) for one in found])
 
 
 @router.get("/approvals/{identity}", tags=["chat"], summary="Show what waits")
-async def show_approval(identity: str, service: Here) -> ApprovalAnswer:
+async def show_approval(identity: str, service: Here, caller: Who) -> ApprovalAnswer:
     """Calls that wait, or what became of them."""
-    return ApprovalAnswer.of_kept(await service.chat.approval(identity), service.chat.now())
+    return ApprovalAnswer.of_kept(await service.chat.approval(identity, caller), service.chat.now())
 
 
 @events.post("/approvals/{identity}", response_class=EventSourceResponse)
 async def decide_events(
-    identity: str, body: DecideBody, request: Request, service: Here
+    identity: str, body: DecideBody, request: Request, service: Here, caller: Who
 ) -> AsyncIterable[ServerSentEvent]:
     """A turn that goes on, as it goes; the last event is `done`, or `problem`."""
     try:
-        approval = await service.chat.approval(identity)
+        approval = await service.chat.approval(identity, caller)
     except AigbbError as error:
         yield ServerSentEvent(event="problem", data=wire.problem_body(error, request))
         return
-    async for event in _events(service.chat.decide(approval, body.all(), body.place()), request):
+    async for event in _events(service.chat.decide(approval, body.all(), caller, body.place()), request):
         yield event
 
 
 @router.post("/approvals/{identity}", response_model=ChatAnswer | RunToolsAnswer, tags=["chat"], summary="Decide")
-async def decide(identity: str, body: DecideBody, request: Request, service: Here) -> Response:
+async def decide(identity: str, body: DecideBody, request: Request, service: Here, caller: Who) -> Response:
     """Say what is to become of each call that waits: then the turn goes on, and this is what it comes to.
 
     Of calls that came by /tools/run the answer is what that would have answered.
     """
-    approval = await service.chat.approval(identity)
+    approval = await service.chat.approval(identity, caller)
     if is_of_tools(approval):
-        turn = await unless_gone(request, service.chat.decide_tools(approval, body.all()))
+        turn = await unless_gone(request, service.chat.decide_tools(approval, body.all(), caller))
         return as_json(RunToolsAnswer.of(turn))
-    return await _whole(service.chat.decide(approval, body.all(), body.place()), request)
+    return await _whole(service.chat.decide(approval, body.all(), caller, body.place()), request)
 
 
 async def _events(turn: AsyncGenerator[Event], request: Request) -> AsyncIterable[ServerSentEvent]:

@@ -104,13 +104,13 @@ router.add_api_route(
 
 
 @router.post("/tools/run", tags=["tools"], summary="Run tool calls")
-async def run_tools(body: RunToolsBody, request: Request, service: Here) -> RunToolsAnswer:
+async def run_tools(body: RunToolsBody, request: Request, service: Here, caller: Who) -> RunToolsAnswer:
     """Run a model's tool calls, and answer the messages to append to the conversation, in order.
 
     Calls of functions that only read run side by side, all others one after the other, and not before a person has
     decided: see `approval`. What goes wrong in a call is its message's content, for the model to act on.
     """
-    work = service.chat.run_tools(body.calls(), body.forms(), body.terms())
+    work = service.chat.run_tools(body.calls(), body.forms(), body.terms(), caller)
     return RunToolsAnswer.of(await unless_gone(request, work))
 
 
@@ -120,9 +120,9 @@ async def run_tools(body: RunToolsBody, request: Request, service: Here) -> RunT
         kind: {"schema": {"type": "string", "format": "binary"}} for kind in (*KINDS.values(), BYTES)
     }}},
 )  # fmt: skip
-async def result(name: str, service: Here) -> Response:
+async def result(name: str, service: Here, caller: Who) -> Response:
     """Get a picture that a call showed, or the whole of a result of which a model was shown a part."""
-    data, kind = await service.results.read(name)
+    data, kind = await service.results.read(name, caller)
     headers = {"Content-Disposition": "attachment"} if kind == BYTES else None
     return Response(data, headers=headers, media_type=kind)
 
@@ -131,34 +131,35 @@ async def result(name: str, service: Here) -> Response:
 
 
 @router.post("/sessions", status_code=201, tags=["sessions"], summary="Open a session")
-async def open_session(service: Here, body: wire.SessionBody | None = None) -> wire.SessionAnswer:
+async def open_session(service: Here, caller: Who, body: wire.SessionBody | None = None) -> wire.SessionAnswer:
     """Open a session: a kernel whose variables persist between executions."""
     wanted = body or wire.SessionBody()
-    return wire.SessionAnswer.model_validate(await service.pool.open_session(wanted.id, pinned=wanted.pinned))
+    opened = await service.sessions.open(wanted.id, caller, pinned=wanted.pinned)
+    return wire.SessionAnswer.model_validate(opened)
 
 
 @router.get("/sessions", tags=["sessions"], summary="List sessions")
-async def sessions(service: Here) -> list[wire.SessionAnswer]:
+async def sessions(service: Here, caller: Who) -> list[wire.SessionAnswer]:
     """Open sessions."""
-    return [wire.SessionAnswer.model_validate(info) for info in service.pool.sessions()]
+    return [wire.SessionAnswer.model_validate(info) for info in service.sessions.listed(caller)]
 
 
 @router.post("/sessions/{identity}/interrupt", status_code=204, tags=["sessions"], summary="Interrupt a session")
-async def interrupt_session(identity: str, service: Here) -> None:
+async def interrupt_session(identity: str, service: Here, caller: Who) -> None:
     """Interrupt what runs; that execution answers `cancelled`."""
-    await service.pool.interrupt_session(identity)
+    await service.sessions.interrupt(identity, caller)
 
 
 @router.post("/sessions/{identity}/restart", tags=["sessions"], summary="Restart a session")
-async def restart_session(identity: str, service: Here) -> wire.SessionAnswer:
+async def restart_session(identity: str, service: Here, caller: Who) -> wire.SessionAnswer:
     """Give the session a clean kernel of the newest generation."""
-    return wire.SessionAnswer.model_validate(await service.pool.restart_session(identity))
+    return wire.SessionAnswer.model_validate(await service.sessions.restart(identity, caller))
 
 
 @router.delete("/sessions/{identity}", status_code=204, tags=["sessions"], summary="Close a session")
-async def close_session(identity: str, service: Here) -> None:
+async def close_session(identity: str, service: Here, caller: Who) -> None:
     """End a session and its kernel."""
-    await service.pool.close_session(identity)
+    await service.sessions.close(identity, caller)
 
 
 @router.get("/kernels", tags=["kernels"], summary="List environments")

@@ -20,7 +20,7 @@ from server.callers import Caller
 from server.collection import collection
 from server.errors import AigbbError
 from server.registrar import Registered
-from server.routing import Here, Who, event_routes, routes, since
+from server.routing import Here, Who, caller_of, event_routes, routes, since
 from server.service import Service
 from server.snippets import snippets
 from server.tools import not_strict, render
@@ -95,6 +95,8 @@ async def _once(
 ) -> Response:
     asked = f"{request.url.path}\n{request.headers.get('if-match', '')}\n"
     body = asked.encode() + await request.body()
+    # A key of one caller is not that of another.
+    key = key and f"{caller_of(request).key}\n{key}"
     status, answer, replayed = await service.replays.once(key, body, lambda: work(report))
     headers = {"Idempotent-Replayed": "true"} if replayed else None
     return Response(answer, status, headers, media_type="application/json")
@@ -198,13 +200,14 @@ def functions(
     request: Request,
     response: Response,
     service: Here,
+    caller: Who,
     q: Annotated[str | None, Query(description="Words to look for in names, descriptions and parameters")] = None,
     tag: Annotated[list[str] | None, Query(description="Only those with all of these tags")] = None,
     page: Annotated[int, Query(ge=1, le=1_000_000)] = 1,
     per_page: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> list[FunctionAnswer]:
     """The registered functions: best match first, or by name. `X-Total-Count` and `Link` tell of further pages."""
-    found = service.catalog.find(q, tag or ())
+    found = service.catalog(caller).find(q, tag or ())
     response.headers["X-Total-Count"] = str(len(found))
     if page * per_page < len(found):
         response.headers["Link"] = f'<{request.url.include_query_params(page=page + 1)}>; rel="next"'
@@ -212,9 +215,9 @@ def functions(
 
 
 @router.get("/functions/{name}", tags=["functions"], summary="Show a function")
-async def function(name: str, response: Response, service: Here) -> FunctionDetail:
+async def function(name: str, response: Response, service: Here, caller: Who) -> FunctionDetail:
     """One function with its source."""
-    version = service.function(name)
+    version = service.function(name, caller)
     response.headers["ETag"] = f'"sha256:{version.function.digest}"'
     return FunctionDetail.of_version(version, active=True)
 
@@ -226,15 +229,19 @@ async def delete_function(name: str, service: Here, caller: Who) -> None:
 
 
 @router.get("/functions/{name}/snippets", tags=["functions"], summary="Show how to call a function")
-def function_snippets(name: str, request: Request, service: Here) -> dict[str, str]:
-    """The call as curl, as Python and as a tool for OpenAI, to be pasted on the service's machine."""
-    return snippets(service.function(name), _base(request), service.token_file)
+def function_snippets(name: str, request: Request, service: Here, caller: Who) -> dict[str, str]:
+    """The call as curl, as Python and as a tool for OpenAI, to be pasted on the service's machine.
+
+    Admins find the token there; other keys are read from AIGBB_TOKEN.
+    """
+    token_file = service.token_file if caller.admin else None
+    return snippets(service.function(name, caller), _base(request), token_file)
 
 
 @router.get("/postman_collection.json", tags=["functions"], summary="A Postman collection of all functions")
-def postman_collection(request: Request, service: Here) -> dict[str, Any]:
+def postman_collection(request: Request, service: Here, caller: Who) -> dict[str, Any]:
     """One request for each function, with arguments filled in. Set the collection's variable `token`."""
-    return collection(service.catalog.versions, _base(request))
+    return collection(service.catalog(caller).versions, _base(request))
 
 
 def _base(request: Request) -> str:
@@ -245,16 +252,16 @@ def _base(request: Request) -> str:
 
 
 @router.get("/functions/{name}/versions", tags=["versions"], summary="List versions")
-async def versions(name: str, service: Here) -> list[VersionAnswer]:
+async def versions(name: str, service: Here, caller: Who) -> list[VersionAnswer]:
     """Every version that a function ever had, newest first; also of a deleted one."""
     state = service.serving.state
-    return [VersionAnswer.of(v, active=state.serves(v)) for v in await service.versions(name)]
+    return [VersionAnswer.of(v, active=state.serves(v)) for v in await service.versions(name, caller)]
 
 
 @router.get("/functions/{name}/versions/{number}", tags=["versions"], summary="Show a version")
-async def version(name: str, number: wire.Number, service: Here) -> FunctionDetail:
+async def version(name: str, number: wire.Number, service: Here, caller: Who) -> FunctionDetail:
     """One version with its source."""
-    found = await service.version(name, number)
+    found = await service.version(name, number, caller)
     return FunctionDetail.of_version(found, active=service.serving.state.serves(found))
 
 
@@ -263,10 +270,11 @@ async def diff(
     name: str,
     number: wire.Number,
     service: Here,
+    caller: Who,
     against: Annotated[wire.Number | None, Query(description="Another version; by default the one before")] = None,
 ) -> DiffAnswer:
     """What changed from one version to another, as a unified diff."""
-    old, new, text = await service.diff(name, number, against)
+    old, new, text = await service.diff(name, number, against, caller)
     return DiffAnswer(name=name, old=old.number, new=new.number, diff=text)
 
 
@@ -310,6 +318,7 @@ Format = Literal["openai", "openai-responses", "legacy-functions", "anthropic", 
 def tools(
     request: Request,
     service: Here,
+    caller: Who,
     form: Annotated[Format, Query(alias="format", description="Whose form; `prompt` is plain text")] = "openai",
     strict: Annotated[bool, Query(description="In strict form, where the schema can be expressed so")] = False,
     tags: Annotated[str, Query(description="Only functions with one of these tags, by comma")] = "",
@@ -319,9 +328,9 @@ def tools(
 
     `Not-Strict` names the functions that have no strict form, and why.
     """
-    catalog = service.catalog
+    catalog = service.catalog(caller)
     chosen = catalog.choose(_listed(tags), _listed(names))
-    etag = f'"snapshot-{catalog.snapshot}"'
+    etag = f'"snapshot-{catalog.snapshot}{f"-{caller.key}" if caller.reach.narrow else ""}"'
     headers = {"ETag": etag, "Cache-Control": "no-cache"}
     if etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)

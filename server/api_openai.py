@@ -11,9 +11,10 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic_core import to_json
 
 from server import wire
+from server.callers import Caller
 from server.chat import outcome
 from server.errors import AigbbError
-from server.routing import Here, routes, since, unless_gone
+from server.routing import Here, Who, routes, since, unless_gone
 from server.service import Service
 from server.turns import Event
 from server.wire_openai import Chunks, CompletionBody, completion, error_body, models
@@ -22,9 +23,9 @@ router = routes()
 
 
 @router.get("/v1/models", tags=["chat"], summary="List models")
-async def list_models(service: Here) -> dict[str, Any]:
+async def list_models(service: Here, caller: Who) -> dict[str, Any]:
     """The service as models: `aigbb` has all functions, `aigbb:TAG` those with a tag."""
-    return models(_tags(service))
+    return models(_tags(service, caller))
 
 
 @router.post(
@@ -33,13 +34,13 @@ async def list_models(service: Here) -> dict[str, Any]:
     summary="Complete a chat",
     responses={200: {"content": {"text/event-stream": {}}}},
 )
-async def complete(body: CompletionBody, request: Request, service: Here) -> Response:
+async def complete(body: CompletionBody, request: Request, service: Here, caller: Who) -> Response:
     """For any OpenAI client: the functions are run here, tools that the client sends come back to it.
 
     What ran is in `aigbb`. The model behind is AIGBB_MODEL.
     """
     start = time.perf_counter()
-    events = service.chat.run(body.wish(_tags(service)))
+    events = service.chat.run(body.wish(_tags(service, caller)), caller)
     if not body.stream:
         turn = await unless_gone(request, outcome(events))
         return JSONResponse(completion(body, turn, since(start)))
@@ -69,5 +70,5 @@ def _line(data: dict[str, Any]) -> bytes:
     return b"data: " + to_json(data) + b"\n\n"
 
 
-def _tags(service: Service) -> set[str]:
-    return {tag for version in service.catalog.versions for tag in version.function.tags}
+def _tags(service: Service, caller: Caller) -> set[str]:
+    return {tag for version in service.catalog(caller).versions for tag in version.function.tags}

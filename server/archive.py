@@ -28,6 +28,7 @@ _conversations = sql.Table(
     sql.Column("approved", sql.JSON, nullable=False),
     sql.Column("created", sql.Float, nullable=False),
     sql.Column("updated", sql.Float, nullable=False, index=True),
+    sql.Column("owner", sql.Text),
 )
 _messages = sql.Table(
     "messages",
@@ -54,6 +55,7 @@ _approvals = sql.Table(
     sql.Column("suspended", sql.Text, nullable=False),
     sql.Column("created", sql.Float, nullable=False),
     sql.Column("expires", sql.Float, nullable=False),
+    sql.Column("owner", sql.Text),
 )
 
 Status = Literal["idle", "running", "waiting"]
@@ -77,6 +79,7 @@ class Stored:
     """A conversation as it was left. approved are functions that need no decision in it, as name@version.
 
     attempts are the calls of the last message that were begun, by id, with what came of them; None if nobody knows.
+    owner: the id of the key that began it.
     """
 
     id: str
@@ -86,11 +89,15 @@ class Stored:
     attempts: Mapping[str, str | None]
     created: float
     updated: float
+    owner: str = ""
 
 
 @dataclass(frozen=True)
 class Approval:
-    """Calls that wait for a person. suspended is the rest of the turn, as JSON; times are seconds since 1970."""
+    """Calls that wait for a person. suspended is the rest of the turn, as JSON; times are seconds since 1970.
+
+    owner: the id of the key that asked.
+    """
 
     id: str
     conversation: str | None
@@ -99,6 +106,7 @@ class Approval:
     suspended: str
     created: float
     expires: float
+    owner: str = ""
 
 
 class Archive:
@@ -127,23 +135,32 @@ class Archive:
             messages = connection.execute(said.order_by(_messages.c.number)).scalars().all()
             begun = connection.execute(sql.select(_attempts).where(_attempts.c.conversation == identity)).all()
         attempts = {attempt.call: attempt.content for attempt in begun}
-        return Stored(
-            row.id, row.status, tuple(row.approved), tuple(messages), attempts, created=row.created, updated=row.updated
-        )
+        told = (row.id, row.status, tuple(row.approved), tuple(messages), attempts, row.created, row.updated)
+        return Stored(*told, owner=row.owner or "")
 
-    def listed(self, limit: int) -> list[Summary]:
-        """The conversations that went on last, newest first."""
+    def owner(self, identity: str) -> str | None:
+        """Who began a conversation; None if there is none."""
+        query = sql.select(sql.func.coalesce(_conversations.c.owner, "")).where(_conversations.c.id == identity)
+        with self._database.reading() as connection:
+            return connection.execute(query).scalar()
+
+    def listed(self, limit: int, owner: str | None = None) -> list[Summary]:
+        """The conversations that went on last, newest first: all, or those of one owner."""
         count = sql.select(sql.func.count()).where(_messages.c.conversation == _conversations.c.id).scalar_subquery()
         query = sql.select(_conversations, count.label("messages")).order_by(_conversations.c.updated.desc())
+        query = query if owner is None else query.where(_conversations.c.owner == owner)
         with self._database.reading() as connection:
             rows = connection.execute(query.limit(limit)).all()
         return [Summary(row.id, row.status, row.messages, row.created, row.updated) for row in rows]
 
-    def begin(self, identity: str, messages: Sequence[Message], approved: Collection[str]) -> None:
-        """A turn begins: these messages are new, and the answers to what was open are among them."""
+    def begin(self, identity: str, messages: Sequence[Message], approved: Collection[str], owner: str = "") -> None:
+        """A turn begins: these messages are new, and the answers to what was open are among them.
+
+        owner: whose conversation it is, if it is new.
+        """
         now = self.clock.now()
         row = {"status": "running", "approved": sorted(approved), "updated": now}
-        made = insert(_conversations).values(id=identity, created=now, **row)
+        made = insert(_conversations).values(id=identity, created=now, owner=owner, **row)
         with self._database.writing() as connection:
             connection.execute(made.on_conflict_do_update(index_elements=["id"], set_=row))
             _add(connection, identity, messages)
@@ -206,7 +223,12 @@ class Archive:
             if approval.conversation is not None:
                 now = approval.created
                 made = insert(_conversations).values(
-                    id=approval.conversation, status="waiting", approved=[], created=now, updated=now
+                    id=approval.conversation,
+                    status="waiting",
+                    approved=[],
+                    created=now,
+                    updated=now,
+                    owner=approval.owner,
                 )
                 connection.execute(made.on_conflict_do_nothing())
                 _add(connection, approval.conversation, messages)
@@ -262,4 +284,4 @@ def _mark(connection: sql.Connection, identity: str, status: Status, now: float)
 
 
 def _approval(row: Any) -> Approval:
-    return Approval(**{**row._mapping, "calls": tuple(row.calls)})
+    return Approval(**{**row._mapping, "calls": tuple(row.calls), "owner": row.owner or ""})

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from server.callers import Caller
+from server.callers import NOBODY, Caller
 from server.calls import Calls, ToolResult
 from server.completions import ToolCall
 from server.conversations import UNANSWERED
@@ -17,13 +17,14 @@ from server.registry import Version
 
 @dataclass(frozen=True)
 class Terms:
-    """How calls are run: values of bound parameters, a session's id, seconds for each, and who decides before."""
+    """How calls are run: values of bound parameters, a session's id, seconds for each, who decides before, for whom."""
 
     bound: Mapping[str, Any] = field(default_factory=dict)
     session: str | None = None
     timeout: float | None = None
     policy: Policy = "writes"
     approved: frozenset[str] = frozenset()
+    caller: Caller = NOBODY
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Batch:
 
     async def run(self, calls: Calls, active: Mapping[str, Version], terms: Terms, hooks: Hooks) -> Batch:
         """Run what has no result and needs no decision. Raises MissingBound."""
-        calls.check_bound(self.calls, terms.bound)
+        calls.check_bound(self.calls, terms.bound, terms.caller)
         left = {n: call for n, call in enumerate(self.calls) if n not in self.results}
         held = {n: one for n, call in left.items() if (one := _held(call, active, terms)) is not None}
         found = await self._ran(calls, {n: call for n, call in left.items() if n not in held}, terms, hooks)
@@ -76,7 +77,7 @@ class Batch:
         results = await calls.run_tools(
             list(asked.values()),
             terms.bound,
-            Caller(),
+            terms.caller,
             session=terms.session,
             timeout=terms.timeout,
             began=hooks.began,

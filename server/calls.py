@@ -152,10 +152,10 @@ class Calls:
     ) -> Called:
         """The same in an execution that there is already."""
         start = time.perf_counter()
-        version, pinned = await self._find(name)
+        version, pinned = await self._find(name, running.caller)
         if version.function.declared.parameters is not None:
             await asyncio.to_thread(_check_declared, version.function.declared.parameters, version, arguments)
-        launch = await self._launch_for(version, running.session) if pinned else None
+        launch = await self._launch_for(version, running) if pinned else None
         if version.function.network and running.session is None:
             launch = self._with_network(launch)
         task = Task.call(
@@ -168,7 +168,7 @@ class Calls:
         if isinstance(execution.answer, Refused):
             raise _refusal(version, execution.answer.errors)
         hint = hint_for(execution.error, {version.function.name: version.function.signature})
-        told = await self._teller.tell(execution, self._masked)
+        told = await self._teller.tell(execution, self._masked, running.caller.key)
         total = (time.perf_counter() - start) * 1000
         returned = execution.answer
         return Called(version, execution, returned, running.id, running.kernel, hint, total, told)
@@ -198,17 +198,18 @@ class Calls:
         What a model did wrong, and what fails, is content. Raises MissingBound, which only the caller can mend, and
         what began and ended raise.
         """
-        self.check_bound(calls, bound)
-        prepared = [self._prepare(call, bound) for call in calls]
+        self.check_bound(calls, bound, caller)
+        active = self._active(caller)
+        prepared = [self._prepare(call, bound, active) for call in calls]
         results: dict[int, ToolResult] = {}
         for group in _in_order(prepared, one_by_one=session is not None):
             work = [self._answer(prepared[number], caller, session, timeout, began, ended) for number in group]
             results |= dict(zip(group, await _side_by_side(work), strict=True))
         return [results[number] for number in range(len(calls))]
 
-    def check_bound(self, calls: Sequence[ToolCall], bound: Mapping[str, Any]) -> None:
+    def check_bound(self, calls: Sequence[ToolCall], bound: Mapping[str, Any], caller: Caller) -> None:
         """Raises MissingBound."""
-        active = self._registrar.serving.state.active
+        active = self._active(caller)
         for version in (active[call.name] for call in calls if call.name in active):
             required = version.function.parameters.get("required", ())
             missing = [name for name in version.function.bound if name in required and name not in bound]
@@ -236,16 +237,16 @@ class Calls:
             raise _refusal(version, errors)
         return arguments
 
-    def _prepare(self, call: ToolCall, bound: Mapping[str, Any]) -> _Prepared:
+    def _prepare(self, call: ToolCall, bound: Mapping[str, Any], active: Mapping[str, Version]) -> _Prepared:
         """What can be known before it runs: there is such a function, and the arguments are an object."""
         number = None
         try:
-            version = find(self._registrar.serving.state, call.name)
+            version = find(active, call.name)
             number = version.number
             known = {name: bound[name] for name in version.function.bound if name in bound}
             return _Prepared(call, version, {**self.arguments_of(call, version), **known})
         except AigbbError as error:
-            refusal = ToolResult(call, self._refused(call, error), error.code, 0.0, number)
+            refusal = ToolResult(call, self._refused(call, error, active), error.code, 0.0, number)
             return _Prepared(call, refusal=refusal)
 
     async def _answer(
@@ -276,7 +277,7 @@ class Calls:
                 called = await self.call_in(running, call.name, one.arguments, timeout=timeout)
         except AigbbError as error:
             number = one.version.number if one.version else None
-            refusal = self._refused(call, error)
+            refusal = self._refused(call, error, self._active(caller))
             return ToolResult(call, refusal, error.code, _since(start), number, execution=running.id)
         raised, told = called.execution.error, called.told
         content, status = _content(called, self._masked)
@@ -291,9 +292,8 @@ class Calls:
         values = [passed[name] for name in self._settings.pass_env if name in passed]
         return Scrubber.masking([*self._registrar.serving.state.variables.values(), *values])(text)
 
-    def _refused(self, call: ToolCall, error: AigbbError) -> str:
+    def _refused(self, call: ToolCall, error: AigbbError, active: Mapping[str, Version]) -> str:
         """A refusal in a model's terms: it knows no requests, and no parameters that are bound."""
-        active = self._registrar.serving.state.active
         hint = f"The tools are: {', '.join(list(active)[:MAX_LISTED])}." if call.name not in active else ""
         hidden = {"signature"} if call.name in active and active[call.name].function.bound else set()
         told = {name: value for name, value in error.extra.items() if name not in hidden}
@@ -302,20 +302,27 @@ class Calls:
         hint = hint or _MODEL_HINTS.get(error.code, "")
         return _as_content(error.code, self._masked(error.detail), hint, told)
 
-    async def _find(self, name: str) -> tuple[Version, bool]:
+    def _active(self, caller: Caller) -> Mapping[str, Version]:
+        """The functions that a caller may call, by name."""
+        return self._registrar.serving.state.seen_by(caller).active
+
+    async def _find(self, name: str, caller: Caller) -> tuple[Version, bool]:
         """The version that is meant, and whether it is another than the active one."""
         plain, at, number = name.partition("@")
         if not at:
-            return find(self._registrar.serving.state, plain), False
-        version = await self._registrar.version(plain, int(number) if number.isdecimal() and len(number) < 10 else 0)
+            return self._registrar.find(plain, caller), False
+        wanted = int(number) if number.isdecimal() and len(number) < 10 else 0
+        version = await self._registrar.version(plain, wanted, caller)
         return version, not self._registrar.serving.state.serves(version)
 
-    async def _launch_for(self, version: Version, session: str | None) -> Launch | None:
+    async def _launch_for(self, version: Version, running: Running) -> Launch | None:
         """Where a version that is not active can run: None for the kernel that would be taken anyway."""
         rows = await asyncio.to_thread(self._registry.generations)
         usual = self._registrar.serving.generation.number
+        session, sees = running.session, running.caller.sees
         if session is not None:
-            usual = next((s.generation for s in self._pool.sessions() if s.id == session), usual)
+            own = (s.generation for s in self._pool.sessions() if s.id == session and sees(s.owner))
+            usual = next(own, usual)
         for row in sorted(rows, key=lambda row: row.number != usual):
             if all(map(row.has, version.function.packages)):
                 if row.number == usual:

@@ -28,6 +28,7 @@ from kernels.packages import Uv
 from kernels.pool import LATER, Pool
 from kernels.progress import Report, Step
 from kernels.standby import Standby
+from server.errors import Forbidden
 from server.functions import Parsed, Warn
 from server.granting import granted
 from server.observing import Stage
@@ -54,7 +55,8 @@ class Serving:
 class Change:
     """What is to become of the registry: new versions, older ones that serve again, names that go.
 
-    events says what history is to keep of it, given the versions that it makes.
+    events says what history is to keep of it, given the versions that it makes. may_install: whether it may bring
+    packages that the environment does not have.
     """
 
     reason: str
@@ -63,6 +65,7 @@ class Change:
     removed: Collection[str] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     events: Callable[[Sequence[Version]], Sequence[Event]] = lambda _: ()
+    may_install: bool = True
 
     @property
     def names(self) -> list[str]:
@@ -218,6 +221,8 @@ class Changer:
         after = before.with_changes([*new, *change.activated], change.removed, change.env)
         with clock.stage("resolve"):
             plan = await self._planner.plan(after, before.generation, change.names, report)
+        if not change.may_install:
+            _check_packages(plan, before.generation)
         after = replace(after, snapshot=await asyncio.to_thread(self._next_snapshot, before), generation=plan.row)
         start: asyncio.Task[Kernel] | None = None
         done = False
@@ -399,6 +404,18 @@ class Changer:
             self._soon.cancel()
             await self._prune()
         await asyncio.to_thread(self._drop_ahead)
+
+
+def _check_packages(plan: Plan, before: GenerationRow | None) -> None:
+    """Raises Forbidden for packages that are not there yet: whoever installs one runs its code."""
+    changes = plan.row.lock.changes(before.lock if before else None)
+    if new := [*changes["added"], *changes["changed"]]:
+        raise Forbidden(
+            f"This would install {', '.join(new[:10])}, and the key does not have the scope packages:install.",
+            hint="Use a key that has packages:install too, or packages that are installed already.",
+            scopes=["packages:install"],
+            packages=new,
+        )
 
 
 def _milliseconds(start: float) -> float:

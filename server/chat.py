@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 from pydantic import TypeAdapter
 
 from server.archive import Approval, Archive, Stored, Summary
+from server.audit import Audit, Line
 from server.batch import Batch, Hooks, Terms
+from server.callers import Caller
 from server.calls import ToolResult
 from server.choosing import check_strict, choose
 from server.completions import ToolCall
@@ -21,6 +23,7 @@ from server.deciding import Decision, check, denied, stricter
 from server.errors import (
     AigbbError,
     ApprovalSettled,
+    ApprovalVoid,
     ConversationBusy,
     ConversationNotFound,
     InvalidRequest,
@@ -83,22 +86,37 @@ _suspended = TypeAdapter[Suspended | HeldCalls](Suspended | HeldCalls)
 
 
 class Chat:
-    """Runs turns, one at a time in each conversation. means is asked anew for each."""
+    """Runs turns, one at a time in each conversation. means is asked anew for each.
 
-    def __init__(self, means: Callable[[], Means], archive: Archive, keeping: Keeping) -> None:
+    holds: whether the key of who asked before is still good.
+    """
+
+    def __init__(
+        self,
+        means: Callable[[Caller], Means],
+        archive: Archive,
+        keeping: Keeping,
+        holds: Callable[[Caller], bool],
+        audit: Audit,
+    ) -> None:
         self._means = means
         self._archive = archive
         self._keeping = keeping
+        self._holds = holds
+        self._audit = audit
         self._busy: set[str] = set()
 
     # -- turns
 
-    async def run(self, wish: Wish) -> AsyncGenerator[Event]:
+    async def run(self, wish: Wish, caller: Caller) -> AsyncGenerator[Event]:
         """A turn, as it goes; the last event is the `Turn`.
 
         Raises ModelNotConfigured, InvalidRequest, FunctionNotFound, MissingBound, ModelFailed, ModelTimedOut,
-        LimitReached, ConversationBusy. What was added to the conversation until then is in the error's `messages`.
+        LimitReached, ConversationBusy, ConversationNotFound for one of somebody else. What was added to the
+        conversation until then is in the error's `messages`.
         """
+        wish = replace(wish, caller=caller)
+        await self._check_owner(wish.conversation, caller)
         async with self._turn(wish) as means:
             stored = await self._load(wish.conversation)
             loop = await self._begun(means, wish, stored)
@@ -107,19 +125,21 @@ class Chat:
                     yield event
 
     async def decide(
-        self, approval: Approval, decisions: Sequence[Decision], service: Place | None = None
+        self, approval: Approval, decisions: Sequence[Decision], caller: Caller, service: Place | None = None
     ) -> AsyncGenerator[Event]:
         """Go on with a turn that waits for these decisions, as it goes. service: as in its wish, whose key is not kept.
 
-        Raises InvalidRequest, ApprovalVoid, ApprovalSettled, ConversationBusy, and as `run`.
+        caller: who decides; the turn goes on with the rights of who asked. Raises InvalidRequest,
+        ApprovalVoid, ApprovalSettled, ConversationBusy, and as `run`.
         """
         suspended = _suspended.validate_json(approval.suspended)
         if isinstance(suspended, HeldCalls) or approval.conversation is None:
             raise InvalidRequest("These calls belong to no conversation.")
+        self._check_key(suspended.wish.caller)
         wish = replace(suspended.wish, conversation=approval.conversation, service=service or suspended.wish.service)
         async with self._turn(wish) as means:
             check(suspended.batch.held, decisions, _active(means))
-            await self._claim(approval)
+            await self._claim(approval, suspended, decisions, caller)
             stored = await self._load(approval.conversation)
             assert stored is not None, "what waits in a conversation goes with it"
             await asyncio.to_thread(self._archive.begin, stored.id, (), stored.approved)
@@ -131,36 +151,42 @@ class Chat:
 
     # -- tool calls without a conversation
 
-    async def run_tools(self, calls: Sequence[ToolCall], forms: tuple[Form, ...], terms: Terms) -> ToolTurn:
+    async def run_tools(
+        self, calls: Sequence[ToolCall], forms: tuple[Form, ...], terms: Terms, caller: Caller
+    ) -> ToolTurn:
         """Run the calls of somebody else's loop; those that need a decision wait. Raises MissingBound.
 
         terms.policy: at least so many decisions, and at least the service's.
         """
-        means = self._means()
-        terms = replace(terms, policy=stricter(means.policy, terms.policy))
+        means = self._means(caller)
+        terms = replace(terms, policy=stricter(means.policy, terms.policy), caller=caller)
         batch = await Batch(tuple(calls)).run(means.calls, _active(means), terms, Hooks())
         _tell(means, batch)
         if not batch.held:
             return ToolTurn(forms, batch.results)
-        return ToolTurn(forms, batch.results, await self._hold(None, HeldCalls(forms, batch, terms)))
+        return ToolTurn(forms, batch.results, await self._hold(None, HeldCalls(forms, batch, terms), caller))
 
-    async def decide_tools(self, approval: Approval, decisions: Sequence[Decision]) -> ToolTurn:
-        """Run tool calls that wait, as was decided. Raises InvalidRequest, ApprovalVoid, ApprovalSettled."""
+    async def decide_tools(self, approval: Approval, decisions: Sequence[Decision], caller: Caller) -> ToolTurn:
+        """Run tool calls that wait, as was decided, with the rights of who sent them. caller: who decides.
+
+        Raises InvalidRequest, ApprovalVoid, ApprovalSettled.
+        """
         suspended = _suspended.validate_json(approval.suspended)
         assert isinstance(suspended, HeldCalls)
-        means = self._means()
+        self._check_key(suspended.terms.caller)
+        means = self._means(suspended.terms.caller)
         check(suspended.batch.held, decisions, _active(means))
-        await self._claim(approval)
+        await self._claim(approval, suspended, decisions, caller)
         batch, terms = await suspended.batch.decided(means.calls, list(decisions), suspended.terms, Hooks())
         _tell(means, batch)
         return ToolTurn(suspended.forms, batch.results, approved=tuple(sorted(terms.approved)))
 
     # -- what is kept
 
-    async def approval(self, identity: str) -> Approval:
+    async def approval(self, identity: str, caller: Caller) -> Approval:
         """One that is waited for, or was. Raises UnknownApproval."""
         found = await asyncio.to_thread(self._archive.approval, identity)
-        if found is None:
+        if found is None or not caller.sees(found.owner):
             raise UnknownApproval(f"There is no approval {identity[:80]!r}.")
         return found
 
@@ -168,25 +194,28 @@ class Chat:
         """The moment, as approvals and conversations have it."""
         return self._archive.clock.now()
 
-    async def approvals(self) -> list[Approval]:
-        """All that can still be decided, oldest first."""
-        return await asyncio.to_thread(self._archive.waiting, self.now())
+    async def approvals(self, caller: Caller) -> list[Approval]:
+        """All that the caller can still decide, oldest first."""
+        found = await asyncio.to_thread(self._archive.waiting, self.now())
+        return [one for one in found if caller.sees(one.owner)]
 
-    async def conversations(self) -> list[Summary]:
-        """Those that went on last, newest first."""
-        return await asyncio.to_thread(self._archive.listed, MAX_LISTED)
+    async def conversations(self, caller: Caller) -> list[Summary]:
+        """Those of the caller's that went on last, newest first."""
+        return await asyncio.to_thread(self._archive.listed, MAX_LISTED, None if caller.admin else caller.key)
 
-    async def conversation(self, identity: str) -> Stored:
+    async def conversation(self, identity: str, caller: Caller) -> Stored:
         """One that is kept. Raises ConversationNotFound."""
-        if (found := await self._load(identity)) is None:
-            raise ConversationNotFound(f"There is no conversation {identity[:80]!r}.")
+        found = await self._load(identity)
+        if found is None or not caller.sees(found.owner):
+            raise _no_conversation(identity)
         return found
 
-    async def delete(self, identity: str) -> None:
+    async def delete(self, identity: str, caller: Caller) -> None:
         """Forget a conversation. Raises ConversationNotFound, ConversationBusy."""
+        await self._check_owner(identity, caller)
         with self._occupied(identity):
             if not await asyncio.to_thread(self._archive.delete, identity):
-                raise ConversationNotFound(f"There is no conversation {identity[:80]!r}.")
+                raise _no_conversation(identity)
 
     def status_of(self, found: Stored | Summary) -> str:
         """idle, running, waiting, or interrupted: it was running when a service ended, or who asked had left."""
@@ -197,7 +226,7 @@ class Chat:
     @asynccontextmanager
     async def _turn(self, wish: Wish) -> AsyncIterator[Means]:
         """What a turn works with, while it is the only one of its conversation. Raises ConversationBusy."""
-        means = self._means()
+        means = self._means(wish.caller)
         with self._occupied(wish.conversation):
             async with means.model.at(wish.service) as model:
                 yield replace(means, model=model)
@@ -219,6 +248,19 @@ class Chat:
     async def _load(self, conversation: str | None) -> Stored | None:
         return None if conversation is None else await asyncio.to_thread(self._archive.load, conversation)
 
+    async def _check_owner(self, conversation: str | None, caller: Caller) -> None:
+        """Raises ConversationNotFound for one of somebody else; one that is not there is anybody's."""
+        if conversation is not None and not caller.admin:
+            owner = await asyncio.to_thread(self._archive.owner, conversation)
+            if owner is not None and not caller.sees(owner):
+                raise _no_conversation(conversation)
+
+    def _check_key(self, asker: Caller) -> None:
+        """Raises ApprovalVoid when who asked may ask no more."""
+        if not self._holds(asker):
+            hint = "Nothing was run. Have it asked again with a key that is good."
+            raise ApprovalVoid(f"The key {asker.key} that asked for these calls is not good any more.", hint=hint)
+
     async def _begun(self, means: Means, wish: Wish, stored: Stored | None) -> Loop:
         """A loop at its beginning, what it begins with written down."""
         name = wish.model or means.model.name
@@ -231,13 +273,13 @@ class Chat:
         wish = replace(wish, approved=(*wish.approved, *(stored.approved if stored else ())))
         loop = self._loop(means, wish, name, [*earlier, *new])
         if wish.conversation is not None:
-            await asyncio.to_thread(self._write_down, wish.conversation, new, wish.approved)
+            await asyncio.to_thread(self._write_down, wish.conversation, new, wish)
         return loop
 
-    def _write_down(self, conversation: str, new: Sequence[Message], approved: Sequence[str]) -> None:
+    def _write_down(self, conversation: str, new: Sequence[Message], wish: Wish) -> None:
         self._archive.forget(self.now() - self._keeping.keep_seconds)
         self._archive.withdraw(conversation)
-        self._archive.begin(conversation, new, approved)
+        self._archive.begin(conversation, new, wish.approved, wish.caller.key)
 
     def _loop(self, means: Means, wish: Wish, name: str, messages: Sequence[Message]) -> Loop:
         own = [name_of(tool) for tool in wish.client_tools]
@@ -279,13 +321,14 @@ class Chat:
         suspended, conversation = loop.suspended(), turn.conversation or secrets.token_hex(8)
         messages = () if turn.conversation else tuple(loop.messages)
         ended = {result.call.id: result.content for result in suspended.batch.done}
-        waiting = await self._hold(conversation, suspended, messages, ended)
+        waiting = await self._hold(conversation, suspended, suspended.wish.caller, messages, ended)
         return replace(turn, conversation=conversation, waiting=waiting)
 
     async def _hold(
         self,
         conversation: str | None,
         suspended: Suspended | HeldCalls,
+        caller: Caller,
         messages: Sequence[Message] = (),
         ended: Mapping[str, str] | None = None,
     ) -> Waiting:
@@ -294,17 +337,27 @@ class Chat:
         waiting = Waiting(secrets.token_hex(8), now + self._keeping.approval_seconds, held)
         text = _suspended.dump_json(suspended).decode()
         calls = tuple(one.shown() for one in held)
-        approval = Approval(waiting.id, conversation, "waiting", calls, text, now, waiting.expires)
+        approval = Approval(waiting.id, conversation, "waiting", calls, text, now, waiting.expires, caller.key)
         await asyncio.to_thread(self._archive.hold, approval, messages, ended or {})
         return waiting
 
-    async def _claim(self, approval: Approval) -> None:
+    async def _claim(
+        self, approval: Approval, suspended: Suspended | HeldCalls, decisions: Sequence[Decision], caller: Caller
+    ) -> None:
         """For one caller only. Raises ApprovalSettled."""
         if not await asyncio.to_thread(self._archive.settle, approval.id, "decided", self.now()):
-            found = await self.approval(approval.id)
+            found = await self.approval(approval.id, caller)
             told = {"waiting": "expired, which counts as rejected", "decided": "was decided already"}
             detail = told.get(found.status, "is over: the conversation went on without it")
             raise ApprovalSettled(f"Approval {approval.id} {detail}.")
+        held = {one.call.id: one for one in suspended.batch.held}
+        for decision in decisions:
+            one = held[decision.call_id]
+            about = f"approval {approval.id}, asked by {approval.owner}, arguments {one.args_hash}"
+            self._audit.note(
+                Line(caller.key, caller.request_id, "decide", decision.choice, one.call.name, one.version, detail=about)
+            )
+        await self._audit.flush()
 
 
 class Written(Journal):
@@ -359,6 +412,10 @@ def _tell(means: Means, batch: Batch) -> None:
 def is_of_tools(approval: Approval) -> bool:
     """Whether calls of somebody else's loop wait, and not a conversation."""
     return approval.conversation is None
+
+
+def _no_conversation(identity: str) -> ConversationNotFound:
+    return ConversationNotFound(f"There is no conversation {identity[:80]!r}.")
 
 
 def _active(means: Means) -> dict[str, Version]:

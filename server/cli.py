@@ -16,7 +16,16 @@ import typer
 from rich.markup import escape
 from rich.text import Text
 
-from server import cli_approvals, cli_chat, cli_executions, cli_functions, cli_home, cli_secrets, cli_versions
+from server import (
+    cli_approvals,
+    cli_chat,
+    cli_executions,
+    cli_functions,
+    cli_home,
+    cli_keys,
+    cli_secrets,
+    cli_versions,
+)
 from server.cli_executions import Detach, begin, print_called
 from server.cli_functions import Pinned
 from server.client import Client, path_of
@@ -85,6 +94,7 @@ app.add_typer(cli_chat.app)
 app.add_typer(cli_approvals.app)
 app.add_typer(cli_secrets.app, name="secrets", rich_help_panel=SERVICE)
 app.add_typer(cli_home.app)
+app.add_typer(cli_keys.app, name="keys", rich_help_panel=SERVICE)
 
 
 # -- execute

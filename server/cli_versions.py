@@ -112,11 +112,18 @@ def delete(name: Name, as_json: AsJson = False, url: Url = None) -> None:
 def history(
     name: Annotated[Optional[str], typer.Argument(help="Only of this function", show_default=False)] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many lines")] = 20,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Executions, calls, decisions and keys too; for admins")
+    ] = False,
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
     """Show who changed what, newest first."""
-    found = service(url).request("GET", "/history", name=name, limit=limit)
+    client = service(url)
+    found = client.request("GET", "/history", name=name, limit=limit)
+    if everything:
+        found += [line for line in client.request("GET", "/audit", limit=limit) if name in (None, line["name"])]
+        found = sorted(found, key=lambda line: str(line["at"]), reverse=True)[:limit]
     if as_json:
         print_json(found)
         return

@@ -41,6 +41,7 @@ class Database:
         try:
             with _told("opened", path):
                 schema.create_all(engine)
+                _add_columns(engine, schema)
                 _stamp(engine)
             yield cls(engine, path)
         finally:
@@ -57,6 +58,19 @@ class Database:
         """A transaction that writes. Raises InsufficientStorage, StoreDamaged."""
         with _told("written", self._path), self._writing.begin() as connection:
             yield connection
+
+    def seal(self, table: str) -> None:
+        """Rows of a table are added and never changed: triggers refuse all else."""
+        with self.writing() as connection:
+            for name, event in (
+                ("update", f"BEFORE UPDATE ON {table}"),
+                ("delete", f"BEFORE DELETE ON {table}"),
+                ("replace", f"BEFORE INSERT ON {table} WHEN EXISTS (SELECT 1 FROM {table} WHERE id = NEW.id)"),  # noqa: S608
+            ):
+                connection.exec_driver_sql(
+                    f"CREATE TRIGGER IF NOT EXISTS {table}_no_{name} {event} "
+                    f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
+                )
 
 
 def is_full(said: str, path: Path) -> bool:
@@ -108,6 +122,16 @@ def _known(said: str, path: Path) -> type[AigbbError] | None:
         return InsufficientStorage
     damaged = ("malformed", "not a database", "no such table", "no such column", "NOT NULL column")
     return StoreDamaged if any(words in said for words in damaged) else None
+
+
+def _add_columns(engine: sql.Engine, schema: sql.MetaData) -> None:
+    """A database of an earlier version gets the columns that came since; they may be null."""
+    with engine.begin() as connection:
+        for table in schema.tables.values():
+            there = {row.name for row in connection.exec_driver_sql(f"PRAGMA table_info({table.name})")}
+            for column in (column for column in table.columns if column.name not in there):
+                made = sql.schema.CreateColumn(column).compile(dialect=engine.dialect)
+                connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {made}")
 
 
 def _configure(connection: Any, _: object) -> None:

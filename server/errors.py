@@ -3,23 +3,19 @@
 AigbbError
 ├── InvalidJson          400   ├── InvalidName            422   ├── FunctionNotFound     404
 ├── ForeignHost          400   ├── InvalidEnv             422   ├── UnknownVersion       404
-├── Unauthorized         401   ├── InvalidTag             422   ├── RouteNotFound        404
+├── KeyInUrl             400   ├── InvalidTag             422   ├── RouteNotFound        404
+├── Unauthorized         401   ├── UnknownKey             404   ├── Forbidden            403
 ├── MethodNotAllowed     405   ├── InvalidBound           422   ├── NameClash            409
 ├── StaleVersion         412   ├── InvalidSchema          422   ├── WouldBreak           409
 ├── BodyTooLarge         413   ├── MissingEnv             422   ├── VersionUnavailable   409
 ├── WrongContentType     415   ├── InvalidArguments       422   ├── InsecureBind
 ├── InvalidRequest       422   ├── MissingBound           422   ├── HomeInUse, HomeUnusable, HomeNotEmpty
 ├── IdempotencyKeyReused 422   └── SourceRefused          422   ├── NewerHome, StoreDamaged, InvalidBackup, PortInUse
-                                   ├── SourceTooLarge     413   └── Unreachable
-                                   ├── SourceUnparsable   422
-                                   ├── SyntaxRefused      422
-                                   ├── NoSuchDefinition   422
-                                   └── UnsupportedSignature
+        with SourceTooLarge 413, SourceUnparsable, SyntaxRefused, NoSuchDefinition, UnsupportedSignature; Unreachable
 ├── ConversationNotFound 404   ├── UnknownApproval        404   ├── LimitReached         422
 ├── ConversationBusy     409   ├── ApprovalSettled        409   ├── ApprovalVoid         409
 ├── ModelNotConfigured   503   ├── ModelFailed            502   ├── ModelTimedOut        504
-├── UnknownModel         404       └── ToolsRefused       502
-├── ExecutionNotFound    404
+├── UnknownModel         404       └── ToolsRefused       502   ├── ExecutionNotFound    404
 ├── UnknownResult        404   ├── UnknownSecret        404   ├── InvalidSecret        422
 └── SecretInUse          409   ├── MissingSecret        422   └── SecretsLocked        503
 """
@@ -49,7 +45,28 @@ class Unauthorized(AigbbError):
     """No token, or a wrong one."""
 
     code, status = "unauthorized", 401
-    hint = "Send `Authorization: Bearer TOKEN`. The token is AIGBB_TOKEN, or in the file `token` of the home."
+    hint = "Send `Authorization: Bearer KEY`: AIGBB_TOKEN, the file `token` of the home, or one of `aigbb keys create`."
+
+
+class Forbidden(AigbbError):
+    """The key is good, but not for this."""
+
+    code, status = "forbidden", 403
+    hint = "Use a key with one of `scopes`."
+
+
+class KeyInUrl(AigbbError):
+    """A key in a URL, which logs and histories keep."""
+
+    code, status = "key_in_url", 400
+    hint = "Send it as `Authorization: Bearer TOKEN`, and make a new one: this one may have been seen."
+
+
+class UnknownKey(AigbbError):
+    """There is no such key, or not any more."""
+
+    code, status = "unknown_key", 404
+    hint = "GET /keys lists them."
 
 
 class RouteNotFound(AigbbError):

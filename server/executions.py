@@ -14,27 +14,39 @@ from kernels.kernel import Launch
 from kernels.outputs import Execution
 from kernels.pool import Pool
 from kernels.tasks import CALL, Task
+from server.audit import Line, ran
 from server.callers import Caller
 from server.errors import AigbbError
 from server.granting import Secrets
-from server.observing import LEFT, Observer
+from server.observing import LEFT, Executed, Observer
 from server.registry import Version
 from server.running import Keep, Records, Running
+from server.sessions import Sessions
 from server.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 
 class Executions:
-    """The one way to the pool. `async with` it: what runs by itself ends with it."""
+    """The one way to the pool. `async with` it: what runs by itself ends with it. The audit is told of what passes."""
 
-    def __init__(self, settings: Settings, pool: Pool, observer: Observer, secrets: Secrets) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        pool: Pool,
+        sessions: Sessions,
+        secrets: Secrets,
+        observer: Observer,
+        audit: Callable[[Line], None],
+    ) -> None:
         self._settings = settings
         self._pool = pool
+        self._sessions = sessions
         self._records = Records(Keep(settings.keep_executions, settings.execution_seconds))
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._observer = observer
         self._secrets = secrets
+        self._audit = audit
 
     async def __aenter__(self) -> Self:
         return self
@@ -97,8 +109,10 @@ class Executions:
         """Do a task to its end, and note in the record what happens; see `Pool.execute` for what it raises.
 
         timeout: seconds, by default and at most what the settings say. versions: what the task is known to call.
-        Raises SecretsLocked, MissingSecret.
+        Raises SessionNotFound, also for a session of somebody else, SecretsLocked, MissingSecret.
         """
+        if running.session is not None:
+            self._sessions.check(running.session, running.caller)
         task = self._secrets.given(task, versions)
         stream = self._pool.execute(
             task,
@@ -118,10 +132,17 @@ class Executions:
             raise
         finally:
             kind = "call" if task.kind == CALL else "execute"
-            self._observer.note(running.executed(kind, outcome, versions))
+            event = running.executed(kind, outcome, versions)
+            self._observer.note(event)
+            self._note(task, running.caller, versions, event)
         return execution
 
     # -- inside
+
+    def _note(self, task: Task, caller: Caller, versions: Sequence[Version], event: Executed) -> None:
+        """Who ran what goes into the audit, which events do not say."""
+        code = str(task.content["code"]) if event.kind == "execute" else None
+        self._audit(ran(caller, event, versions, code, keep=self._settings.audit_code))
 
     async def _alone(self, running: Running, work: Callable[[Running], Awaitable[Any]]) -> None:
         with self.recorded(running):

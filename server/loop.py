@@ -73,7 +73,8 @@ class Loop:
         self._journal = journal
         self._limits = wish.limits.within(means.limits)
         self._began = time.monotonic()
-        self._terms = Terms(wish.bound, wish.session, wish.timeout, means.policy, frozenset(wish.approved))
+        approved = frozenset(wish.approved)
+        self._terms = Terms(wish.bound, wish.session, wish.timeout, means.policy, approved, wish.caller)
         self._mode: Mode = wish.mode or mode_for(means.model.abilities(name))
         self.messages = paired(messages)
         self._given = len(self.messages)
@@ -222,7 +223,7 @@ class Loop:
 
     async def _asked(self) -> Asked:
         choice = "none" if self._over else self._offer.later if self._rounds else self._offer.first
-        messages = await with_pictures(paired(self.messages), self._means.results)
+        messages = await with_pictures(paired(self.messages), self._means.results, self._wish.caller)
         wish = self._wish
         asked = Asked(self._name, messages, self._tools, choice, wish.parallel_tool_calls, wish.options)
         return spoken(asked, self._mode, self._offer.versions)

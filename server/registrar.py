@@ -116,7 +116,8 @@ class Registrar:
                 if new:
                     listed = ", ".join(p.function.name for p in new)
                     events = self._events(action, caller, clock)
-                    change = Change(f"{action} {listed}", new, env=env, events=events)
+                    installs = caller.may("packages:install")
+                    change = Change(f"{action} {listed}", new, env=env, events=events, may_install=installs)
                     applied = await self._changer.apply(change, report, clock, dry_run=dry_run)
                 await self._record_unchanged([p for p in parsed if p not in new], caller, clock, kept=not dry_run)
                 return [self._registered(p, applied, before, clock, dry_run=dry_run) for p in parsed]
@@ -132,7 +133,7 @@ class Registrar:
         clock, action = Clock(), "activate"
         async with self._ready_again(), self._audited(action, [name], caller, clock), self._turn:
             before = self.serving
-            version = await self.version(name, number)
+            version = await self.version(name, number, caller)
             if before.state.serves(version) and not env:
                 await self._record([self._event(action, caller, clock, version, "unchanged")])
                 return Registered(version, before, unchanged=True)
@@ -140,7 +141,8 @@ class Registrar:
             _check_variables(version, {**before.state.variables, **env})
             check_granted(str(version), version.function.secrets, self._vault)
             events = self._events(action, caller, clock)
-            change = Change(f"{action} {version}", activated=[version], env=env, events=events)
+            installs = caller.may("packages:install")
+            change = Change(f"{action} {version}", activated=[version], env=env, events=events, may_install=installs)
             applied = await self._changer.apply(change, report, clock)
             return self._result(version, applied, before, (), clock)
 
@@ -148,7 +150,7 @@ class Registrar:
         """Take a function out of service; its versions stay. Raises FunctionNotFound, WouldBreak."""
         clock, action = Clock(), "delete"
         async with self._ready_again(), self._audited(action, [name], caller, clock), self._turn:
-            version = find(self.serving.state, name)
+            version = find(self.serving.state.active, name)
             change = Change(
                 f"{action} {name}",
                 removed=[name],
@@ -199,7 +201,8 @@ class Registrar:
     async def _apply_files(self, parsed: Sequence[Parsed], caller: Caller, report: Report) -> list[Registered]:
         clock = Clock()
         before = self._changer.serving if self._changer.serves else None
-        change = Change("sync", parsed, events=self._events("sync", caller, clock))
+        events, installs = self._events("sync", caller, clock), caller.may("packages:install")
+        change = Change("sync", parsed, events=events, may_install=installs)
         with self._told("sync", [p.function.name for p in parsed], clock):
             applied = await self._changer.apply(change, report, clock)
         return [self._registered(p, applied, before, clock, dry_run=False) for p in parsed]
@@ -225,18 +228,30 @@ class Registrar:
 
     # -- what there is
 
-    async def versions(self, name: str) -> list[Version]:
-        """Every version of a function, newest first, deleted or not. Raises FunctionNotFound."""
-        versions = await asyncio.to_thread(self._registry.versions, name)
-        return versions or [find(self.serving.state, name)]
+    def find(self, name: str, caller: Caller) -> Version:
+        """An active version, of a function that the caller may know of. Raises FunctionNotFound."""
+        return find(self.serving.state.seen_by(caller).active, name)
 
-    async def version(self, name: str, number: int) -> Version:
+    async def versions(self, name: str, caller: Caller) -> list[Version]:
+        """Every version of a function, newest first, deleted or not. Raises FunctionNotFound."""
+        self._check_reach(name, caller)
+        versions = await asyncio.to_thread(self._registry.versions, name)
+        return versions or [self.find(name, caller)]
+
+    async def version(self, name: str, number: int, caller: Caller) -> Version:
         """One version. Raises FunctionNotFound, UnknownVersion."""
+        self._check_reach(name, caller)
         version = await asyncio.to_thread(self._registry.version, name, number)
         if version is None:
-            there = [v.number for v in await self.versions(name)]
+            there = [v.number for v in await self.versions(name, caller)]
             raise UnknownVersion(f"{name} has no version {number}.", fix={"version": there[0]}, versions=there)
         return version
+
+    def _check_reach(self, name: str, caller: Caller) -> None:
+        """A function's tags are those of its active version: a deleted one is reached by its name only."""
+        active = self.serving.state.active.get(name)
+        if not caller.reach.covers(name, active.function.tags if active else ()):
+            self.find(name, caller)
 
     # -- results
 
@@ -354,10 +369,10 @@ def _all_or_raise(found: Sequence[Parsed | AigbbError], names: Sequence[str | No
     return [_or_raise(one) for one in found]
 
 
-def find(state: State, name: str) -> Version:
-    """An active version. Raises FunctionNotFound, with the names that are near."""
-    if (version := state.active.get(name)) is None:
-        near = difflib.get_close_matches(name, state.active, n=3, cutoff=0.7)
+def find(active: Mapping[str, Version], name: str) -> Version:
+    """One of these versions. Raises FunctionNotFound, with the names that are near."""
+    if (version := active.get(name)) is None:
+        near = difflib.get_close_matches(name, active, n=3, cutoff=0.7)
         meant = f" Did you mean {near[0]!r}?" if near else ""
         fix = {"name": near[0]} if near else None
         raise FunctionNotFound(f"There is no function {name[:80]!r}.{meant}", fix=fix, suggestions=near)

@@ -18,6 +18,7 @@ import sqlalchemy as sql
 from sqlalchemy.dialects.sqlite import insert
 
 from kernels.packages import Lock
+from server.callers import Caller
 from server.database import Database
 from server.errors import StoreDamaged
 from server.functions import Declared, Function
@@ -134,6 +135,14 @@ class State:
         active = self.active.get(version.function.name)
         return active is not None and active.number == version.number
 
+    def seen_by(self, caller: Caller) -> State:
+        """The same with those functions only that a caller may know of."""
+        if not caller.reach.narrow:
+            return self
+        covers = caller.reach.covers
+        seen = {name: version for name, version in self.active.items() if covers(name, version.function.tags)}
+        return replace(self, active=seen)
+
     def variables_in_use(self) -> dict[str, str]:
         """Those that an active function names."""
         names = {name for version in self.active.values() for name in version.function.env}
@@ -198,8 +207,7 @@ class Registry:
     def open(cls, path: Path) -> Iterator[Registry]:
         """Open or create the database."""
         with Database.open(path, _schema) as database:
-            with database.writing() as connection:
-                _seal_history(connection)
+            database.seal("history")
             yield cls(database)
 
     def state(self) -> State:
@@ -333,20 +341,6 @@ class Registry:
             if digests:
                 rows = [{"name": name, "digest": digest} for name, digest in digests.items()]
                 connection.execute(sql.insert(_projected), rows)
-
-
-def _seal_history(connection: sql.Connection) -> None:
-    """Rows of history are added and never changed: a trigger refuses all else."""
-    for verb in ("UPDATE", "DELETE"):
-        connection.exec_driver_sql(
-            f"CREATE TRIGGER IF NOT EXISTS history_no_{verb.lower()} BEFORE {verb} ON history "
-            "BEGIN SELECT RAISE(ABORT, 'history is append-only'); END"
-        )
-    connection.exec_driver_sql(
-        "CREATE TRIGGER IF NOT EXISTS history_no_replace BEFORE INSERT ON history "
-        "WHEN EXISTS (SELECT 1 FROM history WHERE id = NEW.id) "
-        "BEGIN SELECT RAISE(ABORT, 'history is append-only'); END"
-    )
 
 
 def _put_versions(connection: sql.Connection, change: Commit) -> None:

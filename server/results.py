@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import os
 import re
 import secrets
 from pathlib import Path
 
 from kernels.home import on_disk
+from server.callers import Caller
 from server.errors import UnknownResult
 
 MAX_FILES = 1000
@@ -18,7 +21,8 @@ MAX_BYTES = 256 * 1024 * 1024
 KINDS = {"png": "image/png", "jpg": "image/jpeg", "txt": "text/plain", "json": "application/json"}
 BYTES = "application/octet-stream"
 _EXTENSIONS = {kind: extension for extension, kind in KINDS.items()}
-_NAME = re.compile(r"[A-Za-z0-9_-]{22}\.(png|jpg|txt|json|bin)")
+# What cannot be guessed, then whose it is.
+_NAME = re.compile(r"[A-Za-z0-9_-]{16}([A-Za-z0-9_-]{6})\.(png|jpg|txt|json|bin)")
 
 
 class Results:
@@ -34,22 +38,23 @@ class Results:
         self._sizes = dict(_found(folder))  # oldest first
         self._changing = asyncio.Lock()
 
-    async def keep(self, data: bytes, kind: str) -> str:
-        """The link under which it can be read from now on. Raises OSError where the disk says no."""
-        name = f"{secrets.token_urlsafe(16)}.{_EXTENSIONS.get(kind, 'bin')}"
+    async def keep(self, data: bytes, kind: str, owner: str) -> str:
+        """The link under which owner, the id of a key, can read it. Raises OSError where the disk says no."""
+        name = f"{secrets.token_urlsafe(12)}{_mark(owner)}.{_EXTENSIONS.get(kind, 'bin')}"
         async with self._changing:
             self._sizes[name] = len(data)
             await on_disk(_replace, self._folder / name, data, [self._folder / old for old in self._excess()])
         return f"/results/{name}"
 
-    async def read(self, name: str) -> tuple[bytes, str]:
-        """What was kept, and its media type. Raises UnknownResult, also for what is no name of ours."""
-        if (match := _NAME.fullmatch(name)) is None:
+    async def read(self, name: str, caller: Caller) -> tuple[bytes, str]:
+        """What was kept, and its media type. Raises UnknownResult, also for what is no name of ours, or not theirs."""
+        match = _NAME.fullmatch(name)
+        if match is None or not (caller.admin or match[1] == _mark(caller.key)):
             raise UnknownResult("There is no such result.")
         try:
-            return await on_disk((self._folder / name).read_bytes), KINDS.get(match[1], BYTES)
+            return await on_disk((self._folder / name).read_bytes), KINDS.get(match[2], BYTES)
         except FileNotFoundError as error:
-            raise UnknownResult("There is no such result any more.") from error
+            raise UnknownResult("There is no such result.") from error
 
     def _excess(self) -> list[str]:
         """The oldest names, which are forgotten, until the rest is within the bounds or only the newest is left."""
@@ -59,6 +64,11 @@ class Results:
             total -= self._sizes.pop(oldest)
             gone.append(oldest)
         return gone
+
+
+def _mark(owner: str) -> str:
+    """Six signs that stand for an owner in a name."""
+    return base64.urlsafe_b64encode(hashlib.sha256(owner.encode()).digest())[:6].decode()
 
 
 def _found(folder: Path) -> list[tuple[str, int]]:

@@ -24,7 +24,7 @@ from kernels.pool import Pool
 from kernels.progress import Report, silent
 from kernels.tasks import Task
 from server.archive import Archive
-from server.callers import Caller
+from server.callers import Caller, Reach
 from server.calls import Calls
 from server.catalog import Catalog
 from server.changing import Changer, Serving
@@ -41,18 +41,19 @@ from server.logs import Lines
 from server.loop import Means
 from server.metrics import Metrics
 from server.observing import Lost, Observer
-from server.registrar import Registered, Registrar, Synced, Wanted, find
+from server.registrar import Registered, Registrar, Synced, Wanted
 from server.registry import Event, GenerationRow, Registry, Version
 from server.restoring import finish
 from server.results import Results
 from server.running import Running
+from server.sessions import Sessions
 from server.settings import Settings, traces
 from server.snapshots import Projection
+from server.stores import Stores
 from server.telling import Teller
 from server.tracing import Tracing
 from server.tracing import tracing as traced
 from server.turns import Limits
-from server.vault import Vault
 
 log = structlog.get_logger(__name__)
 
@@ -105,18 +106,17 @@ class Service:
         self,
         settings: Settings,
         home: Home,
-        registry: Registry,
-        archive: Archive,
-        vault: Vault,
+        stores: Stores,
         runtime: Path,
         tracing: Tracing,
         confinement: Confinement,
     ) -> None:
+        registry, vault = stores.registry, stores.vault
         self.settings = settings
         self.tracing = tracing
         self.confinement = confinement
         self.home = home
-        self.token = settings.require_token(home)
+        self.keys, self.audit = stores.keys, stores.audit
         self.token_file = home.token if settings.token is None else None
         self.notes: list[str] = []
         self._registry = registry
@@ -126,11 +126,12 @@ class Service:
         self.pool = Pool(lambda: self._launch(self.serving.generation), settings.limits(), self._lost)
         self._changer = Changer(settings, home, registry, self.pool, self._launch, vault, confinement)
         self._registrar = Registrar(self._changer, registry, self.observer, vault)
-        self.replays = Replays(registry, archive.clock)
+        self.replays = Replays(registry, stores.archive.clock)
         self.results = Results(home.results)
         self.vault = vault
         self.secrets = Secrets(vault, registry, lambda: self.serving.state)
-        self.executions = Executions(settings, self.pool, self.observer, self.secrets)
+        self.sessions = Sessions(self.pool)
+        self.executions = Executions(settings, self.pool, self.sessions, self.secrets, self.observer, self.audit.note)
         teller = Teller(self.results, settings.max_content)
         self.calls = Calls(
             settings,
@@ -143,9 +144,10 @@ class Service:
             self._launch,
             tracing,
         )
-        self._catalog = Catalog(0)
+        self._catalogs: dict[Reach, Catalog] = {}
         self._model = Model(settings)
-        self.chat = Chat(self._means, archive, Keeping(settings.approval_seconds, settings.conversation_days * DAY))
+        keeping = Keeping(settings.approval_seconds, settings.conversation_days * DAY)
+        self.chat = Chat(self._means, stores.archive, keeping, self.keys.holds, self.audit)
         self._tasks: set[asyncio.Task[Any]] = set()
         self.drain = Drain()
 
@@ -165,15 +167,12 @@ class Service:
                 with usable(home.path):
                     notes = await asyncio.to_thread(_make_sound, home, Projection(settings.functions_dir))
                     runtime = opened.enter_context(home.runtime())
-                    registry = opened.enter_context(Registry.open(home.database))
-                    archive = opened.enter_context(Archive.open(home.database))
-                    keys = settings.secrets_keys()
-                    vault = opened.enter_context(Vault.open(home.database, home.secrets_key, keys))
-                    await asyncio.to_thread(_correct_dates, registry, archive, settings.approval_seconds)
+                    stores = opened.enter_context(Stores.open(settings, home))
+                    await asyncio.to_thread(_correct_dates, stores.registry, stores.archive, settings.approval_seconds)
                 async with traced(traces(), VERSION) as tracing:
                     with usable(home.path):
-                        service = cls(settings, home, registry, archive, vault, runtime, tracing, confinement)
-                    async with service.pool, service.executions, service._changer, service._registrar, service._model:
+                        service = cls(settings, home, stores, runtime, tracing, confinement)
+                    async with service._parts():
                         with usable(home.path):
                             synced = await service._registrar.start(report)
                         service.notes = [*notes, *(f"{file}: {e.detail}" for file, e in synced.failures.items())]
@@ -182,6 +181,12 @@ class Service:
                             yield service
                         finally:
                             await service._finish()
+
+    @asynccontextmanager
+    async def _parts(self) -> AsyncIterator[None]:
+        """Everything that has a lifetime, in the order in which one needs the other."""
+        async with self.audit, self.keys, self.pool, self.executions, self._changer, self._registrar, self._model:
+            yield
 
     @property
     def serving(self) -> Serving:
@@ -212,37 +217,40 @@ class Service:
 
     # -- functions
 
-    @property
-    def catalog(self) -> Catalog:
-        """The active functions, as others find and see them."""
+    def catalog(self, caller: Caller) -> Catalog:
+        """The active functions that a caller may know of, as they are found and seen."""
         state = self.serving.state
-        if self._catalog.snapshot != state.snapshot:
-            self._catalog = Catalog(state.snapshot, tuple(state.active.values()))
-        return self._catalog
+        found = self._catalogs.get(caller.reach)
+        if found is None or found.snapshot != state.snapshot:
+            # One for each narrowing, of which there are as many as keys; older ones are of other functions.
+            self._catalogs = {r: c for r, c in self._catalogs.items() if c.snapshot == state.snapshot}
+            found = Catalog(state.snapshot, tuple(state.seen_by(caller).active.values()))
+            self._catalogs[caller.reach] = found
+        return found
 
     def signatures(self) -> dict[str, str]:
         """How the active functions are called, by name."""
         return {name: version.function.signature for name, version in self.serving.state.active.items()}
 
-    def function(self, name: str) -> Version:
+    def function(self, name: str, caller: Caller) -> Version:
         """One active version. Raises FunctionNotFound."""
-        return find(self.serving.state, name)
+        return self._registrar.find(name, caller)
 
-    async def versions(self, name: str) -> list[Version]:
+    async def versions(self, name: str, caller: Caller) -> list[Version]:
         """Every version of a function, newest first. Raises FunctionNotFound."""
-        return await self._registrar.versions(name)
+        return await self._registrar.versions(name, caller)
 
-    async def version(self, name: str, number: int) -> Version:
+    async def version(self, name: str, number: int, caller: Caller) -> Version:
         """One of them. Raises FunctionNotFound, UnknownVersion."""
-        return await self._registrar.version(name, number)
+        return await self._registrar.version(name, number, caller)
 
-    async def diff(self, name: str, number: int, against: int | None) -> tuple[Version, Version, str]:
+    async def diff(self, name: str, number: int, against: int | None, caller: Caller) -> tuple[Version, Version, str]:
         """Two versions and the unified diff from the first to the second; by default from the one before.
 
         Raises FunctionNotFound, UnknownVersion.
         """
-        new = await self.version(name, number)
-        old = await self.version(name, against if against is not None else max(1, number - 1))
+        new = await self.version(name, number, caller)
+        old = await self.version(name, against if against is not None else max(1, number - 1), caller)
         return old, new, await asyncio.to_thread(source_diff, old.function, new.function, str(old), str(new))
 
     async def history(self, name: str | None, limit: int, before: int | None) -> list[Event]:
@@ -338,15 +346,15 @@ class Service:
     def _lost(self, cause: Death) -> None:
         self.observer.note(Lost(cause))
 
-    def _means(self) -> Means:
-        """What a turn of chat works with, as it is now."""
+    def _means(self, caller: Caller) -> Means:
+        """What a turn of the caller's chat works with, as it is now."""
         settings = self.settings
         limits = Limits(settings.max_rounds, settings.max_calls, settings.max_tokens, settings.max_seconds)
         return Means(
             self._model,
             self.calls,
             self.results,
-            self.catalog,
+            self.catalog(caller),
             limits,
             settings.confirm,
             self.observer,

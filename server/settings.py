@@ -192,6 +192,9 @@ class Settings(BaseSettings):
         float, Field(ge=0, description="Seconds that what is going on has left when the service is told to stop")
     ] = 10.0
     access_log: Annotated[bool, Field(description="A line in the log for each request and execution")] = True
+    audit_code: Annotated[
+        bool, Field(description="Keep the code of executions in the audit, and not only its sha256")
+    ] = False
     log_level: Annotated[str, Field(description="debug, info, warning or error")] = "info"
 
     @field_validator("rate", "key_running", "guess_rate", mode="before")

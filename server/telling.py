@@ -37,14 +37,17 @@ class Teller:
         self._results = results
         self._budget = budget
 
-    async def tell(self, execution: Execution, mask: Callable[[str], str]) -> Told:
-        """What there is to say. What was printed is passed through `mask`; results are as they are."""
-        pictures = tuple([link async for link in self._pictures(execution)])
+    async def tell(self, execution: Execution, mask: Callable[[str], str], owner: str) -> Told:
+        """What there is to say. What was printed is passed through `mask`; results are as they are.
+
+        owner: the id of the key whose links they are.
+        """
+        pictures = tuple([link async for link in self._pictures(execution, owner)])
         returned = execution.answer
         if not isinstance(returned, Returned):
             return Told(None, pictures=pictures)
         if returned.cut is not None:
-            link = None if returned.lost else await self._kept(returned.value)
+            link = None if returned.lost else await self._kept(returned.value, owner)
             where = _where(link, lost=returned.lost)
             return Told(joined(returned.content, returned.cut, where, self._budget), link, pictures)
         if returned.value is not None or returned.lost:
@@ -52,27 +55,27 @@ class Teller:
         text = "\n".join([returned.content, *_beside(execution, mask, pictures)])
         if len(text) <= self._budget:
             return Told(text, pictures=pictures)
-        link = None if execution.done.truncated else await self._kept(text)
+        link = None if execution.done.truncated else await self._kept(text, owner)
         where, middle = _where(link, lost=execution.done.truncated), len(text) // 2
         return Told(joined(text[:middle], Cut(text[middle:]), where, self._budget), link, pictures)
 
-    async def _pictures(self, execution: Execution) -> AsyncIterator[str]:
+    async def _pictures(self, execution: Execution, owner: str) -> AsyncIterator[str]:
         shown = (o.data for o in execution.outputs if isinstance(o, Display))
         found = ((kind, data[kind]) for data in shown for kind in PICTURES if isinstance(data.get(kind), str))
         for kind, text in islice(found, MAX_PICTURES):
-            if (data := await asyncio.to_thread(_decoded, text)) and (link := await self._keep(data, kind)):
+            if (data := await asyncio.to_thread(_decoded, text)) and (link := await self._keep(data, kind, owner)):
                 yield link
 
-    async def _kept(self, value: Any) -> str | None:
+    async def _kept(self, value: Any, owner: str) -> str | None:
         """The link of a value: text as it is, all else as JSON."""
         if isinstance(value, str):
-            return await self._keep(value.encode(), "text/plain")
-        return await self._keep(await asyncio.to_thread(to_json, value), "application/json")
+            return await self._keep(value.encode(), "text/plain", owner)
+        return await self._keep(await asyncio.to_thread(to_json, value), "application/json", owner)
 
-    async def _keep(self, data: bytes, kind: str) -> str | None:
+    async def _keep(self, data: bytes, kind: str, owner: str) -> str | None:
         """None where the disk says no: the call is done, and its answer must not be lost for that."""
         try:
-            return await self._results.keep(data, kind)
+            return await self._results.keep(data, kind, owner)
         except OSError as error:
             log.warning("result.not_kept", error=str(error))
             return None

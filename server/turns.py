@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from server.batch import Batch
+from server.callers import NOBODY, Caller
 from server.calls import ToolResult
 from server.completions import Completion, Delta, ToolCall, Usage
 from server.conversations import Message
@@ -44,6 +45,7 @@ class Wish:
 
     client_tools are the caller's own, in OpenAI's form: a turn that calls one ends with that call. mode None: as the
     model can. final false: the functions' results are the answer. approved: functions that need no decision.
+    caller: whose turn it is; its calls have the rights of that key.
     """
 
     messages: Sequence[Message]
@@ -66,6 +68,7 @@ class Wish:
     confirm: Policy | None = None
     search: bool = False
     service: Place | None = None
+    caller: Caller = NOBODY
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,7 @@ async def main(folder: Path, cache: Path, plan: dict[str, Any]) -> None:
     if starting:
         begin()
     async with Service.open(settings_of(folder, cache), *([report] if starting else [])) as service:
-        serves = {version.function.name: version.number for version in service.catalog.versions}
+        serves = {version.function.name: version.number for version in service.catalog(Caller()).versions}
         assert starting or serves == plan["serves"], serves
         assert left_over(folder / "home") == []
         begin()

@@ -116,7 +116,7 @@ class Life:
     async def restarted(self) -> AsyncIterator[Service]:
         """The service after a start; whatever the crash left must not show."""
         async with Service.open(settings_of(self.folder, self.cache)) as service:
-            assert {v.function.name: v.number for v in service.catalog.versions} == self.serves
+            assert {v.function.name: v.number for v in service.catalog(Caller()).versions} == self.serves
             assert left_over(self.folder / "home") == []
             numbers = {info.number for info in await service.generations()}
             assert {int(p.name) for p in (self.folder / "home" / "generations").iterdir()} <= numbers

@@ -73,7 +73,10 @@ def assert_holds(answer: Any, printed: Any, place: str = "answer") -> None:
         assert answer == printed, place
 
 
-@pytest.mark.parametrize(("page", "requests"), [("functions.md", 23), ("errors.md", 1), ("secrets.md", 5)])
+PAGES = [("functions.md", 23), ("errors.md", 1), ("secrets.md", 5), ("keys.md", 3)]
+
+
+@pytest.mark.parametrize(("page", "requests"), PAGES)
 def test_the_requests_of_a_page_answer_as_printed(
     page: str, requests: int, tmp_path_factory: pytest.TempPathFactory, cache: Path
 ) -> None:

@@ -19,6 +19,7 @@ from kernels.kernel import Kernel
 from kernels.outputs import Done, Execution, Output, Stream
 from kernels.pool import Limits, Pool
 from kernels.tasks import Task
+from server.audit import Line
 from server.callers import Caller
 from server.database import Database
 from server.errors import AigbbError, ExecutionNotFound
@@ -27,6 +28,7 @@ from server.granting import Secrets
 from server.observing import Observer
 from server.registry import Registry, State
 from server.running import Cut, Ended, Entry, Keep, Log, Queued, Records, Running
+from server.sessions import Sessions
 from server.settings import Settings
 from server.vault import Vault
 from tests.conftest import launching
@@ -206,6 +208,10 @@ def nothing_secret() -> Secrets:
     return Secrets(Vault(cast("Database", None), Path(), ""), cast("Registry", None), State)
 
 
+def unheard(_: Line) -> None:
+    """An audit that keeps nothing."""
+
+
 @asynccontextmanager
 async def executing(
     generation: Generation, home: Home, folder: Path, **limits: Any
@@ -215,7 +221,7 @@ async def executing(
     with launching(generation, home, folder) as launch:
         async with (
             Pool(lambda: launch, Limits(**{"spares": 0, "fork": False, **limits})) as pool,
-            Executions(settings, pool, Observer(), nothing_secret()) as executions,
+            Executions(settings, pool, Sessions(pool), nothing_secret(), Observer(), unheard) as executions,
         ):
             yield executions, pool
 

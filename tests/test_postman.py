@@ -35,6 +35,7 @@ FOLDERS = [
     "Executions",
     "Errors",
     "Kernels",
+    "Keys",
     "Clean up",
 ]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from server.callers import Caller
 from server.errors import UnknownResult
 from server.results import Results
 from tests.conftest import Server
@@ -44,15 +45,15 @@ def name_of(link: str) -> str:
 )
 async def test_what_is_kept_can_be_read(tmp_path: Path, kind: str, extension: str, served: str) -> None:
     results = await results_in(tmp_path)
-    link = await results.keep(b"data", kind)
+    link = await results.keep(b"data", kind, "service")
     assert re.fullmatch(rf"/results/[\w-]{{22}}\.{extension}", link)
-    assert await results.read(name_of(link)) == (b"data", served)
+    assert await results.read(name_of(link), Caller()) == (b"data", served)
 
 
 @pytest.mark.anyio
 async def test_files_are_for_their_owner_only_and_names_are_never_the_same(tmp_path: Path) -> None:
     results = await results_in(tmp_path)
-    links = {await results.keep(b"same", "text/plain") for _ in range(3)}
+    links = {await results.keep(b"same", "text/plain", "service") for _ in range(3)}
     files = await asyncio.to_thread(lambda: list(tmp_path.iterdir()))
     assert {f"/results/{file.name}" for file in files} == links
     assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
@@ -62,29 +63,29 @@ async def test_files_are_for_their_owner_only_and_names_are_never_the_same(tmp_p
 @pytest.mark.anyio
 async def test_the_oldest_go_when_there_are_too_many(tmp_path: Path) -> None:
     results = await results_in(tmp_path, max_files=2)
-    first, second, third = [await results.keep(b"x", "text/plain") for _ in range(3)]
+    first, second, third = [await results.keep(b"x", "text/plain", "service") for _ in range(3)]
     with pytest.raises(UnknownResult):
-        await results.read(name_of(first))
-    assert [await results.read(name_of(link)) for link in (second, third)] == [(b"x", "text/plain")] * 2
+        await results.read(name_of(first), Caller())
+    assert [await results.read(name_of(link), Caller()) for link in (second, third)] == [(b"x", "text/plain")] * 2
 
 
 @pytest.mark.anyio
 async def test_the_oldest_go_when_they_are_too_large(tmp_path: Path) -> None:
     results = await results_in(tmp_path, max_bytes=10)
-    names = [name_of(await results.keep(b"x" * size, "text/plain")) for size in (4, 4, 4, 12)]
+    names = [name_of(await results.keep(b"x" * size, "text/plain", "service")) for size in (4, 4, 4, 12)]
     left = await asyncio.to_thread(os.listdir, tmp_path)
     assert left == names[-1:]
 
 
 @pytest.mark.anyio
 async def test_what_an_earlier_service_kept_is_there_and_counts(tmp_path: Path) -> None:
-    links = [await (await results_in(tmp_path)).keep(b"x", "text/plain") for _ in range(2)]
+    links = [await (await results_in(tmp_path)).keep(b"x", "text/plain", "service") for _ in range(2)]
     old, new = (tmp_path / name_of(link) for link in links)
     os.utime(new, (2, 2))
     os.utime(old, (1, 1))
     (tmp_path / "notes").write_bytes(b"somebody else's")
     later = await results_in(tmp_path, max_files=2)
-    last = await later.keep(b"y", "text/plain")
+    last = await later.keep(b"y", "text/plain", "service")
     left = await asyncio.to_thread(os.listdir, tmp_path)
     assert sorted(left) == sorted(["notes", new.name, name_of(last)])
 
@@ -94,8 +95,8 @@ async def test_kept_at_once_they_are_within_the_bounds_all_the_same(tmp_path: Pa
     results = await results_in(tmp_path, max_files=5)
     async with asyncio.TaskGroup() as group:
         for _ in range(30):
-            group.create_task(results.keep(b"x", "text/plain"))
-    last = await results.keep(b"x", "text/plain")
+            group.create_task(results.keep(b"x", "text/plain", "service"))
+    last = await results.keep(b"x", "text/plain", "service")
     left = await asyncio.to_thread(os.listdir, tmp_path)
     assert len(left) <= 5 and name_of(last) in left
 
@@ -105,7 +106,7 @@ async def test_a_disk_that_says_no_is_an_os_error(tmp_path: Path) -> None:
     results = await results_in(tmp_path)
     tmp_path.rmdir()
     with pytest.raises(OSError, match="No such file"):
-        await results.keep(b"x", "text/plain")
+        await results.keep(b"x", "text/plain", "service")
 
 
 NAMES = ["", "x", "../token", "..%2ftoken", "a" * 22 + ".html", "a" * 22 + ".txt\n", "a" * 22, "/etc/passwd", "."]
@@ -117,7 +118,7 @@ async def test_other_names_are_unknown(tmp_path: Path, name: str) -> None:
     (tmp_path / "token").write_text("secret")
     results = await results_in(tmp_path)
     with pytest.raises(UnknownResult):
-        await results.read(name)
+        await results.read(name, Caller())
 
 
 # -- over HTTP

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels.outputs import Cut, Display, Done, Error, Execution, Refused, Result, Returned, Stream
+from server.callers import Caller
 from server.results import Results
 from server.scrubbing import Scrubber
 from server.telling import MAX_PICTURES, Teller, Told, joined
@@ -38,13 +39,13 @@ async def tell(
 ) -> Told:
     """What is told of a call that came to this."""
     execution = Execution(outputs, Done("ok", truncated=truncated), answer)
-    return await Teller(results, budget).tell(execution, mask)
+    return await Teller(results, budget).tell(execution, mask, "service")
 
 
 async def kept(results: Results, link: str | None) -> tuple[bytes, str]:
     """What is behind a link."""
     assert link is not None
-    return await results.read(link.removeprefix("/results/"))
+    return await results.read(link.removeprefix("/results/"), Caller())
 
 
 # -- what is cut
