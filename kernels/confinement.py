@@ -124,6 +124,11 @@ class Cage:
         return self.cgroups.group(Quota(memory, bounds.processes * kernels, bounds.processors))
 
     @property
+    def has_more(self) -> bool:
+        """Whether there is the network where the profile gives none by itself."""
+        return self.network and self.profile == "hardened"
+
+    @property
     def wraps(self) -> bool:
         """Whether the process gets a sandbox, and with it process numbers that are not ours."""
         return self.bubblewrap is not None

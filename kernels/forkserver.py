@@ -137,8 +137,9 @@ class Forks:
     Who asks for a kernel never waits for a parent: while there is none, kernels are started one by one.
     """
 
-    def __init__(self, launch: Callable[[], Launch], *, wanted: bool = True) -> None:
+    def __init__(self, launch: Callable[[], Launch], *, wanted: bool = True, has_more: bool = False) -> None:
         self._launch = launch
+        self._has_more = has_more  # the network, where others have none
         self._wanted = wanted and can_fork()
         self._server: tuple[int, ForkServer] | None = None
         self._changed = asyncio.Event()
@@ -186,7 +187,7 @@ class Forks:
 
     def through(self, launch: Launch) -> Launch:
         """The same launch, forked where that can be."""
-        if launch.cage.network and not self._launch().cage.network:
+        if launch.cage.has_more and not self._has_more:
             return self._with_network().through(launch)
         if self._server is None or self._server[0] != launch.generation:
             return launch
@@ -195,7 +196,7 @@ class Forks:
     def _with_network(self) -> Forks:
         """Those that have the network: there are none until one is asked for."""
         if self._networked is None:
-            self._networked = Forks(lambda: networked(self._launch()), wanted=self._wanted)
+            self._networked = Forks(lambda: networked(self._launch()), wanted=self._wanted, has_more=True)
             self._networked.notice()
         return self._networked
 
