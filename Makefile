@@ -48,7 +48,8 @@ $(VENV)/.ready: requirements.txt kernels/requirements.txt requirements.lock pypr
 
 $(VENV)/.tests: tests/requirements.txt $(VENV)/.ready
 	@echo "Installing what the tests need ..."
-	@command -v bwrap >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get install -y -q bubblewrap >/dev/null 2>&1; } \
+	@command -v bwrap >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+		&& { apt-get install -y -q bubblewrap || { apt-get update -q && apt-get install -y -q bubblewrap; }; } >/dev/null 2>&1; } \
 		|| echo "bubblewrap is not here, so confinement will not be tested: apt-get install bubblewrap"
 	@$(UV) pip install --quiet --python $(BIN)/python -r tests/requirements.txt -c requirements.lock
 	@touch $@
