@@ -250,7 +250,7 @@ FORGED = [
         "a forged end, and on it goes",
         _FORGE + "reply(status='ok')\nforge('status', execution_state='idle')\ntime.sleep(600)",
         "ok",
-        after="lost",
+        after=OR_LOST,
     ),
     Fault("messages that make no sense", _FORGE + "forge('stream', text=[1], name={})\nforge('display_data', data=3)"),
     Fault(
