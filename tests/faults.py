@@ -57,7 +57,14 @@ ENDS = [
     Fault("segmentation fault", "import ctypes; ctypes.string_at(0)", "died", "signal", after="lost"),
     Fault("SIGKILL to itself", "import os; os.kill(os.getpid(), 9)", "died", "signal", after="lost"),
     Fault("SIGKILL to its group", "import os; os.killpg(0, 9)", "died", "signal", after="lost"),
-    Fault("SIGSTOP to itself", "import os; os.kill(os.getpid(), 19)", "timeout", "killed", after="lost", lasts=True),
+    Fault(
+        "SIGSTOP to itself",
+        "import os; os.kill(os.getpid(), 19)",
+        "timeout",
+        "killed not_started",
+        after="lost",
+        lasts=True,
+    ),
     Fault("all descriptors closed", "import os; os.closerange(0, 4096)", "died", "signal exit", after="lost"),
     Fault("its event loop stopped", "import asyncio; asyncio.get_running_loop().stop()", "ok", after="lost"),
     Fault(
