@@ -2,7 +2,8 @@
 
 `python killed_service.py FOLDER CACHE JSON`. The JSON says what: `do` is register, activate or start; `at` is the
 beginning of a progress message, or `rename NAME`: just before a file or folder of that name is moved into its place;
-`serves` is what it must serve before, versions by name; the rest is what is registered or activated.
+`times` is how often the message has to come; `serves` is what it must serve before, versions by name; the rest is what
+is registered or activated.
 """
 
 from __future__ import annotations
@@ -42,8 +43,12 @@ async def main(folder: Path, cache: Path, plan: dict[str, Any]) -> None:
     """Open the service, see that it serves what it should, and go on until the point comes."""
     point, starting = plan["at"], plan["do"] == "start"
 
+    left = plan.get("times", 1)
+
     def report(step: Step) -> None:
-        if step.message.startswith(point):
+        nonlocal left
+        left -= step.message.startswith(point)
+        if left == 0:
             die()
 
     def begin() -> None:

@@ -12,8 +12,8 @@ def of(folder: Path) -> list[psutil.Process]:
     return [process for process in psutil.process_iter() if _mentions(process, str(folder))]
 
 
-def left_of(folder: Path, seconds: float = 10) -> list[psutil.Process]:
-    """Those that do not end by themselves in that time."""
+def left_of(folder: Path, seconds: float = 60) -> list[psutil.Process]:
+    """Those that do not end by themselves in that time: one that still imports sees its end of input after that."""
     _, alive = psutil.wait_procs(of(folder), timeout=seconds)
     return list(alive)
 
