@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -18,7 +20,7 @@ from server.callers import EVERYTHING, SCOPES, Caller, Reach
 from server.errors import AigbbError, Forbidden, MethodNotAllowed, RouteNotFound
 from server.scopes import TABLE, WHOLE, Scopes
 from server.settings import Settings
-from tests.conftest import Server
+from tests.conftest import ROOT, Server, running_server
 from tests.doors import EVENTS, problem
 
 Row = tuple[str, str]
@@ -46,6 +48,15 @@ def test_every_route_has_its_row_in_server_scopes_and_no_row_is_left_over() -> N
 def path_of(path: str) -> str:
     """A path that a row is about."""
     return path.replace("{*}", "x").replace("{}", "x")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Server]:
+    """A service that wrong keys may be sent to as often as one likes."""
+    folder = tmp_path_factory.mktemp("scopes")
+    shutil.copytree(ROOT / "aigbb_functions", folder / "aigbb_functions")
+    with running_server(folder, cache, guess_rate="-") as started:
+        yield started
 
 
 @pytest.mark.parametrize("headers", [{}, EVENTS], ids=["json", "events"])
