@@ -21,6 +21,7 @@ from kernels.errors import InsufficientStorage
 from kernels.home import on_disk
 from server.callers import Caller
 from server.database import Database
+from server.errors import StoreDamaged
 from server.observing import Executed
 from server.registry import Version, moment
 
@@ -120,7 +121,7 @@ class Audit:
             return
         try:
             await on_disk(self._add, lines)
-        except (InsufficientStorage, OperationalError) as error:
+        except (InsufficientStorage, StoreDamaged, OperationalError) as error:
             waiting = [*lines, *self._waiting]
             self._waiting = waiting[-MAX_WAITING:]
             self._noted.set()

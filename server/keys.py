@@ -24,7 +24,7 @@ from kernels.home import on_disk
 from server.audit import Audit, Line
 from server.callers import EVERYTHING, Caller, Reach, Scope
 from server.database import Database
-from server.errors import InvalidRequest, Unauthorized, UnknownKey
+from server.errors import InvalidRequest, StoreDamaged, Unauthorized, UnknownKey
 
 log = structlog.get_logger(__name__)
 
@@ -251,7 +251,7 @@ class Keyring:
             try:
                 await on_disk(self._touch, used)
                 written = {**written, **used}
-            except (InsufficientStorage, OperationalError) as error:
+            except (InsufficientStorage, StoreDamaged, OperationalError) as error:
                 log.error("keys.last_use_not_written", error=str(error))
             if self._closing.is_set():
                 return
