@@ -111,7 +111,7 @@ class ForkServer:
         self._process._transport.close()  # type: ignore[attr-defined]  # nothing public lets go of it
         if self._group is not None:
             await on_disk(self._group.remove)
-        return await asyncio.to_thread(_last_words, self._said)
+        return await on_disk(_last_words, self._said, self.address)
 
     async def retire(self) -> None:
         """Let it end with the last of the service's kernels."""
@@ -288,8 +288,12 @@ def command(launch: Launch) -> tuple[list[str], dict[str, str]]:
     return [*spec["argv"][:2], "--warm"], {**launch.env, **spec["env"], **launch.cage.rules()}
 
 
-def _last_words(path: Path) -> str:
-    return clean(path.read_bytes()[-2000:].decode(errors="replace")).strip()
+def _last_words(said: Path, address: Path) -> str:
+    """What it said last; its files go with it."""
+    words = clean(said.read_bytes()[-2000:].decode(errors="replace")).strip()
+    for path in (said, address):
+        path.unlink(missing_ok=True)
+    return words
 
 
 def can_fork() -> bool:

@@ -229,6 +229,10 @@ class Registry:
         state = self.state()
         if state.generation is None and (state.active or state.snapshot):
             raise StoreDamaged("It has functions, and nothing that serves them.")
+        with self._database.reading() as connection:
+            names = {row.name for row in connection.execute(sql.select(_active.c.name))}
+        if names != state.active.keys():
+            raise StoreDamaged("It has functions without the version that serves.")
 
     def every_version(self) -> list[Version]:
         """Every version of every function. Raises StoreDamaged."""

@@ -199,7 +199,8 @@ def runs(client: httpx2.Client, *calls: dict[str, Any]) -> list[dict[str, Any]]:
 
 def test_a_run_says_what_the_model_is_not_shown(client: httpx2.Client) -> None:
     failed, missing = runs(client, tool_call("a", "divide", {"n": 0}), tool_call("b", "nothing", {}))
-    assert list(failed) == ["id", "name", "status", "duration_ms", "version", "pictures", "whole", "traceback"]
+    shown = {"id", "name", "status", "duration_ms", "version", "execution", "pictures", "whole", "traceback"}
+    assert failed.keys() == shown
     assert failed["version"] == client.get("/functions/divide").json()["version"]
     assert "return 1 // n" in failed["traceback"]
     assert failed["traceback"].endswith("ZeroDivisionError: integer division or modulo by zero")

@@ -97,6 +97,7 @@ def test_a_backup_holds_what_cannot_be_made_anew(backup: Path, home: Home) -> No
     assert list(found)[-1] == "manifest.json"
     assert found.keys() == {
         "registry.sqlite3",
+        "audit.sqlite3",
         "token",
         "secrets.key",
         f"results/{'r' * 22}.png",
@@ -113,7 +114,13 @@ def test_a_backup_holds_what_cannot_be_made_anew(backup: Path, home: Home) -> No
 def test_keys_and_results_are_left_out_unless_asked_for(home: Home, folder: Path, tmp_path: Path) -> None:
     back_up(home, projection_of(folder), tmp_path / "small.tar.gz", Choice())
     found = members(tmp_path / "small.tar.gz").keys()
-    assert found == {"registry.sqlite3", "functions/fresh.py", "extra-requirements.txt", "manifest.json"}
+    assert found == {
+        "registry.sqlite3",
+        "audit.sqlite3",
+        "functions/fresh.py",
+        "extra-requirements.txt",
+        "manifest.json",
+    }
 
 
 def test_what_comes_back_is_what_went(backup: Path, home: Home, other: Home) -> None:
@@ -377,4 +384,4 @@ async def test_a_running_service_is_backed_up_and_comes_back_elsewhere(
         assert await execute(service, "steady(21), keyed(2)") == "(42, 'xx')"
         names = list(service.signatures())
         assert names == [*(f"added{n}" for n in range(len(names) - 2)), "keyed", "steady"]
-        assert [event.action for event in await service.history(None, 99, None)] == ["register"] * len(names) + ["sync"]
+        assert [event.action for event in await service.history(None, 99, None)] == ["register"] * len(names)

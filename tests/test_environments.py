@@ -218,7 +218,9 @@ def test_a_generation_is_found_by_a_working_interpreter(environments: Environmen
     make(environments, 1)
     assert environments.find(1, Lock("")) is None
     environments.at(1).python.symlink_to(sys.executable)
+    (environments.at(1).folder / "lock.txt").write_text("x")
     assert environments.find(1, Lock("x")) == environments.at(1, Lock("x"))
+    assert environments.find(1, Lock("y")) is None
     environments.at(1).python.unlink()
     environments.at(1).python.symlink_to("/nowhere/python")
     assert environments.find(1, Lock("")) is None

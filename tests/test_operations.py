@@ -43,7 +43,8 @@ def version(
 
 def document(*versions: Version) -> dict[str, Any]:
     """A whole document around them."""
-    schemas = {"CallAnswer": {"type": "object"}, "Problem": {"type": "object"}, **components(versions)}
+    given = ("CallAnswer", "ExecutionAnswer", "Problem")
+    schemas = {**{name: {"type": "object"} for name in given}, **components(versions)}
     schemes = {"HTTPBearer": {"type": "http", "scheme": "bearer"}}
     return {
         "openapi": "3.1.0",
@@ -80,6 +81,20 @@ def accepts(version: Version, arguments: Any) -> bool:
     return jsonschema_rs.validator_for(schema).is_valid(arguments)
 
 
+LATER_ANSWER = "#/components/schemas/ExecutionAnswer"
+PREFER = {
+    "name": "Prefer",
+    "in": "header",
+    "description": "`respond-async`: answer at once, and let it go on by itself; `wait=N`: after N seconds",
+    "schema": {"type": "string"},
+    "example": "respond-async, wait=5",
+}
+LATER = {
+    "description": "It goes on by itself; its address is in `Location`",
+    "content": {"application/json": {"schema": {"$ref": LATER_ANSWER}}},
+}
+
+
 def test_an_operation_in_full() -> None:
     given = version("get", OBJECT, {"type": "string"}, "Get it.\n\nFrom there.\nOr not.", ("net", "calls"))
     problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
@@ -106,6 +121,7 @@ def test_an_operation_in_full() -> None:
                         "description": "Seconds that the call may take",
                         "schema": {"type": "number", "exclusiveMinimum": 0},
                     },
+                    PREFER,
                 ],
                 "requestBody": {
                     "required": True,
@@ -113,6 +129,7 @@ def test_an_operation_in_full() -> None:
                 },
                 "responses": {
                     "200": {"description": "What the call gave", "content": {"application/json": {"schema": answer}}},
+                    "202": LATER,
                     "4XX": {"description": "Something in the request", "content": problem},
                     "5XX": {"description": "Full, or unable", "content": problem},
                 },
@@ -229,7 +246,7 @@ def test_parameters_may_be_named_like_keywords_of_schemas() -> None:
 @pytest.mark.parametrize("ref", ["https://example.com/schema.json", "#/$defs/Gone", "#/properties/x", "#", "other"])
 def test_a_reference_that_leads_nowhere_or_elsewhere_is_left_out(ref: str) -> None:
     given = version(returns={"type": "array", "items": {"$ref": ref, "description": "one"}})
-    assert references(document(given)) == {ANSWER, "#/components/schemas/Problem"}
+    assert references(document(given)) == {ANSWER, LATER_ANSWER, "#/components/schemas/Problem"}
 
 
 def test_every_reference_resolves_and_every_id_is_unique() -> None:
@@ -237,6 +254,7 @@ def test_every_reference_resolves_and_every_id_is_unique() -> None:
     found = references(whole)
     assert found == {
         "#/components/schemas/CallAnswer",
+        LATER_ANSWER,
         "#/components/schemas/Problem",
         "#/components/schemas/a.Node",
         "#/components/schemas/b.Node",
