@@ -43,10 +43,10 @@ def spoken(asked: Asked, mode: Mode, versions: Sequence[Version]) -> Asked:
         return replace(
             asked, messages=_legacy(asked.messages), tools=(), functions=told, tool_choice=_legacy_choice(asked)
         )
-    messages = _in_text(asked.messages)
+    messages = in_text(asked.messages)
     if asked.tools:
         tools = render(versions, "prompt", strict=False)
-        messages = _with_system(f"{_HOW}{tools}{_demand(asked.tool_choice)}", messages)
+        messages = with_system(demanded(str(tools), asked.tool_choice), messages)
     return replace(asked, messages=messages, tools=(), tool_choice=None)
 
 
@@ -98,7 +98,8 @@ def _legacy_choice(asked: Asked) -> str | Mapping[str, Any]:
 # -- text
 
 
-def _in_text(messages: Sequence[Message]) -> list[dict[str, Any]]:
+def in_text(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """A conversation without tool calls: they and their results are what the two said."""
     found: list[dict[str, Any]] = []
     names: dict[str, str] = {}
     for message in messages:
@@ -119,10 +120,16 @@ def _in_text(messages: Sequence[Message]) -> list[dict[str, Any]]:
     return found
 
 
-def _with_system(text: str, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def with_system(text: str, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A conversation whose system message ends with a text."""
     if messages and messages[0].get("role") == "system" and isinstance(messages[0].get("content"), str):
         return [{**messages[0], "content": f"{messages[0]['content']}\n\n{text}"}, *messages[1:]]
     return [{"role": "system", "content": text}, *messages]
+
+
+def demanded(tools: str, choice: str | Mapping[str, Any] | None = None) -> str:
+    """The tools as text, and the JSON that is to be answered to use them."""
+    return f"{_HOW}{tools}{_demand(choice)}"
 
 
 def _demand(choice: str | Mapping[str, Any] | None) -> str:

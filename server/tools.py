@@ -123,14 +123,17 @@ def structured(returns: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _section(function: Function) -> str:
+    return section(function.name, description_of(function), as_seen(function), _returns(function))
+
+
+def section(name: str, description: str, parameters: Mapping[str, Any], returns: Mapping[str, Any] = {}) -> str:
     """One tool in words. A line of a description cannot pass for the heading of another tool."""
-    seen = as_seen(function)
-    said = description_of(function).strip().splitlines()
-    lines = [f"## {function.name}", *(f"    {line}" if line.lstrip().startswith("#") else line for line in said)]
-    members = [*_members(seen, "- "), *_definitions(seen)]
+    said = description.strip().splitlines()
+    lines = [f"### Tool: {name}", *(f"    {line}" if line.lstrip().startswith("#") else line for line in said)]
+    members = [*_members(parameters, "- "), *_definitions(parameters)]
     lines += ["", "Parameters:", *members] if members else ["", "Parameters: none"]
-    if result := _returns(function):
-        lines += ["", f"Returns: {_type(result)}{_facts(result)}", *_members(result, "- "), *_definitions(result)]
+    if returns:
+        lines += ["", f"Returns: {_type(returns)}{_facts(returns)}", *_members(returns, "- "), *_definitions(returns)]
     return "\n".join(lines)
 
 

@@ -127,7 +127,10 @@ def test_tools_come_in_every_form_without_bound_parameters(client: httpx2.Client
 def test_tools_as_text_have_one_section_each(client: httpx2.Client) -> None:
     answer = client.get("/tools", params={"format": "prompt", "names": "orders,word_count"})
     assert answer.headers["content-type"].startswith("text/plain")
-    assert [line for line in answer.text.splitlines() if line.startswith("## ")] == ["## orders", "## word_count"]
+    assert [line for line in answer.text.splitlines() if line.startswith("### ")] == [
+        "### Tool: orders",
+        "### Tool: word_count",
+    ]
     assert '- status: string, optional, default "open".' in answer.text
     assert "customer" not in answer.text
 

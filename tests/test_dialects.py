@@ -153,7 +153,7 @@ def test_prompt_has_the_tools_in_words_and_the_conversation_too() -> None:
     assert not sent.keys() & {"tools", "tool_choice", "functions", "function_call"}
     system, user, calls, results = sent["messages"]
     assert system["role"] == "system"
-    assert "## add\nAdd one." in system["content"] and "n: integer, required" in system["content"]
+    assert "### Tool: add\nAdd one." in system["content"] and "n: integer, required" in system["content"]
     assert user == USER
     assert found(calls["content"]) == [("add", {"n": 1}), ("add", {"n": 2})]
     assert results == {"role": "user", "content": "Result of add:\n2\n\nResult of add:\n3"}

@@ -307,7 +307,7 @@ def test_a_result_that_is_no_object_stands_under_a_name_with_its_definitions_at_
 # -- plain text
 
 PROMPT = """\
-## get_weather
+### Tool: get_weather
 The weather of a city.
 
 Parameters:
@@ -316,7 +316,7 @@ Parameters:
 
 Returns: number.
 
-## store
+### Tool: store
 store(data: dict, place: Place | None = None) -> Node
 
 Parameters:
@@ -330,7 +330,7 @@ Returns: Node.
   - name: string, required.
   - children: list of Node, optional.
 
-## ping
+### Tool: ping
 Answers.
 
     ## store
@@ -383,7 +383,7 @@ def test_recursive_parameters_are_explained_once() -> None:
     assert (
         render([Version(function, 1, "")], "prompt", strict=False)
         == """\
-## f
+### Tool: f
 Text.
 
 Parameters:
@@ -403,7 +403,7 @@ def test_the_forms_of_a_choice_are_told_apart() -> None:
     assert (
         render([Version(function, 1, "")], "prompt", strict=False)
         == """\
-## f
+### Tool: f
 Text.
 
 Parameters:

@@ -1,0 +1,200 @@
+"""How well a model calls functions: `python -m finetune.scripts.evaluate --model FOLDER [--against BASE]`.
+
+Arguments are compared by value, with their types: 3 and 3.0 are the same number where the schema says number, and "3"
+is neither. Nothing is run: only what the model says is looked at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from finetune.scripts.generate import Phrases, unseen
+from finetune.scripts.items import BadData, Call, Item, Tool, read_items, read_tools
+from finetune.scripts.prompt_utils import Answer, prompt, read
+from finetune.scripts.train_sft import Refused, load, precision
+
+HERE = Path(__file__).parents[1]
+MAX_TOKENS = 160
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One answer held against what was expected."""
+
+    item: Item
+    answer: Answer
+
+    @property
+    def name(self) -> bool:
+        """The right functions, in the right order."""
+        return [call.name for call in self.answer.calls] == [call.name for call in self.item.calls]
+
+    @property
+    def exact(self) -> bool:
+        """And the right arguments."""
+        return self.name and all(
+            same(one.parameters, other.parameters)
+            for one, other in zip(self.answer.calls, self.item.calls, strict=True)
+        )
+
+    @property
+    def silent(self) -> bool:
+        """No call, and words instead."""
+        return not self.answer.calls and self.answer.valid and bool(self.answer.words)
+
+
+@dataclass(frozen=True)
+class Score:
+    """Shares between 0 and 1, None where there is nothing to judge. items: how many were judged."""
+
+    items: int
+    name: float | None
+    exact: float | None
+    valid: float | None
+    silence: float | None
+
+    @classmethod
+    def of(cls, judged: Sequence[Judged]) -> Score:
+        """Of some answers. silence counts those that expect no call; a question back counts as one."""
+        calls = [each for each in judged if each.item.calls]
+        quiet = [each for each in judged if not each.item.calls]
+        return cls(
+            len(judged),
+            _share(each.name for each in calls),
+            _share(each.exact for each in calls),
+            _share(each.answer.valid for each in judged),
+            _share(each.silent for each in quiet),
+        )
+
+
+def _share(found: Iterable[bool]) -> float | None:
+    values = list(found)
+    return round(sum(values) / len(values), 4) if values else None
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two JSON values are equal, with their types. An integer is a number."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, (int, float)) and isinstance(other, (int, float)):
+        return one == other
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return type(one) is type(other) and bool(one == other)
+
+
+def typed(call: Call, tools: Mapping[str, Tool]) -> Call:
+    """A call whose numbers are of the kind that the schema says: 3.0 for an integer stays as wrong as it is."""
+    shapes = tools.get(call.name, {}).get("parameters", {}).get("properties", {})
+    wrong = [
+        name
+        for name, value in call.parameters.items()
+        if shapes.get(name, {}).get("type") == "integer" and isinstance(value, float)
+    ]
+    return Call(call.name, {name: str(v) if name in wrong else v for name, v in call.parameters.items()})
+
+
+# -- asking a model
+
+
+def answers(name: str, items: Sequence[Item], tools: Mapping[str, Tool], batch: int = 64) -> list[Answer]:
+    """What a model says to each item, greedily. Raises Refused."""
+    model, tokenizer = load(name, precision("auto")[0])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = model.to(device).eval()
+    tokenizer.padding_side = "left"
+    order = sorted(range(len(items)), key=lambda n: len(items[n].instruction))
+    texts = {n: prompt(tokenizer, items[n].before(), tools) for n in order}
+    found: dict[int, Answer] = {}
+    for start in range(0, len(order), batch):
+        some = order[start : start + batch]
+        inputs = tokenizer([texts[n] for n in some], return_tensors="pt", padding=True, add_special_tokens=False)
+        inputs.pop("token_type_ids", None)
+        with torch.inference_mode():
+            made = model.generate(
+                **inputs.to(device), max_new_tokens=MAX_TOKENS, do_sample=False, pad_token_id=tokenizer.pad_token_id
+            )
+        said = tokenizer.batch_decode(made[:, inputs["input_ids"].shape[1] :])
+        for n, text in zip(some, said, strict=True):
+            answer = read(text.partition(tokenizer.eos_token)[0])
+            found[n] = Answer(tuple(typed(call, tools) for call in answer.calls), answer.words, answer.valid)
+    return [found[n] for n in range(len(items))]
+
+
+# -- tables
+
+
+def report(judged: Sequence[Judged], phrases: Phrases | None) -> dict[str, Score]:
+    """Scores by what was expected, by function and by language."""
+    groups: dict[str, Callable[[Judged], bool]] = {"all": lambda _: True}
+    for kind in ("call", "calls", "silent", "clarify"):
+        groups[f"kind: {kind}"] = lambda each, kind=kind: each.item.kind == kind
+    for name in sorted({call.name for each in judged for call in each.item.calls}):
+        groups[f"function: {name}"] = lambda each, name=name: [c.name for c in each.item.calls] == [name]
+    for lang in sorted({each.item.lang for each in judged}):
+        groups[f"language: {lang}"] = lambda each, lang=lang: each.item.lang == lang
+    if phrases is not None:
+        groups["forms never read"] = lambda each: unseen(each.item, phrases)
+    return {name: Score.of([each for each in judged if belongs(each)]) for name, belongs in groups.items()}
+
+
+def table(scores: Mapping[str, Mapping[str, Score]]) -> str:
+    """Markdown: a line a group, the models side by side."""
+    columns = ("name", "exact", "valid", "silence")
+    lines = [f"| | items | {' | '.join(f'{c} {m}' for m in scores for c in columns)} |"]
+    lines.append("|" + " --- |" * (2 + len(columns) * len(scores)))
+    for group, first in next(iter(scores.values())).items():
+        cells = [_cell(getattr(rows[group], column)) for rows in scores.values() for column in columns]
+        lines.append(f"| {group} | {first.items} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Ask, judge, print a table and write the figures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--model", required=True, help="folder or name")
+    parser.add_argument("--against", help="another model, the base for example")
+    parser.add_argument("--tools", type=Path, default=HERE / "configs" / "tools.json")
+    parser.add_argument("--test_file", type=Path, default=HERE / "data" / "test.json")
+    parser.add_argument("--phrases", type=Path, help="tell forms apart that no training item has")
+    parser.add_argument("--out", type=Path, help="JSON file for the figures")
+    parser.add_argument("--wrong", type=int, default=0, help="show so many answers that were wrong")
+    given = parser.parse_args(argv)
+    phrases = Phrases.read(given.phrases) if given.phrases else None
+    try:
+        tools = read_tools(given.tools)
+        items = read_items(given.test_file, tools)
+        models = {"": given.model, **({"(base)": given.against} if given.against else {})}
+        judged = {
+            label: [Judged(item, answer) for item, answer in zip(items, answers(name, items, tools), strict=True)]
+            for label, name in models.items()
+        }
+    except (BadData, Refused) as error:
+        print(error, file=sys.stderr)
+        return 1
+    scores = {label: report(each, phrases) for label, each in judged.items()}
+    print(table(scores))
+    for each in [one for one in judged[""] if not (one.exact if one.item.calls else one.silent)][: given.wrong]:
+        print(f"wrong: {each.item.instruction!r} -> {each.answer}")
+    if given.out:
+        figures = {label or "model": {g: asdict(s) for g, s in rows.items()} for label, rows in scores.items()}
+        given.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
