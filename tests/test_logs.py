@@ -96,12 +96,14 @@ def test_who_leaves_is_no_fault_of_the_service(server: Server, client: httpx2.Cl
     assert [line for line in list(server.said) if "seen-5" in line and '"error"' in line] == []
 
 
-def test_the_web_servers_own_words_are_lines_too(server: Server, client: httpx2.Client) -> None:
+def test_what_is_no_request_is_refused_and_leaves_no_trace_of_a_fault(server: Server, client: httpx2.Client) -> None:
     address = urlsplit(server.url)
     with socket.create_connection((address.hostname, address.port)) as line:
         line.sendall(b"no request at all\r\n\r\n")
         assert b"400" in line.recv(1000)
-    wait_until(lambda: bool(lines_of(server, "Invalid HTTP request received.", logger="uvicorn.error")))
+    client.get("/functions", headers={"X-Request-ID": "after-no-request"})
+    wait_until(lambda: bool(lines_of(server, "request", request_id="after-no-request")))
+    assert lines_of(server, "request.bug") == []
 
 
 def test_health_and_figures_have_no_line(server: Server, client: httpx2.Client) -> None:
