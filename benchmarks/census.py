@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
@@ -64,7 +64,6 @@ class Place:
     process: psutil.Process
     home: Path
     temporary: Path
-    ours: frozenset[int] = field(default_factory=frozenset)
 
     def count(self) -> Census:
         """Count once."""

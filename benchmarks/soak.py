@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import random
-import shutil
 import sys
 import tempfile
 import time
@@ -22,12 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import psutil
 
 from benchmarks.census import Census, Place
-from benchmarks.servers import Running, Server, serving
+from benchmarks.service import ROOT, running
 
-ROOT = Path(__file__).parents[1]
 PAGE, BEGIN, END = ROOT / "docs" / "reliability.md", "<!-- soak -->", "<!-- /soak -->"
 CLIENTS = 6
 KEEP = 3  # environments
@@ -353,38 +349,20 @@ async def _tell(tally: Tally, operations: int, start: float, say: Callable[[str]
         say(f"{tally.answered:,} of {operations:,}, {rate:.0f} a second, {len(tally.wrong)} wrong")
 
 
-def run(place: Place, running: Running, operations: int, seed: int, say: Callable[[str], None]) -> Outcome:
+def run(place: Place, url: str, operations: int, seed: int, say: Callable[[str], None]) -> Outcome:
     """A soak of a service that runs, with counts before and after."""
     headers = {"Authorization": f"Bearer {(place.home / 'token').read_text().strip()}"}
 
     def quiet() -> bool:
-        health: dict[str, Any] = httpx2.get(f"{running.url}/healthz").json()
+        health: dict[str, Any] = httpx2.get(f"{url}/healthz").json()
         found = [health[name] for name in ("fork", "running", "waiting", "sessions")]
         return found == ["ready", 0, 0, 0]
 
-    asyncio.run(soak(running.url, headers, max(60, operations // 20), seed + 1, say))  # whatever comes with use
+    asyncio.run(soak(url, headers, max(60, operations // 20), seed + 1, say))  # whatever comes with use
     before, start = place.at_rest(quiet, KEEP), time.monotonic()
-    tally = asyncio.run(soak(running.url, headers, operations, seed, say))
+    tally = asyncio.run(soak(url, headers, operations, seed, say))
     seconds, peak = time.monotonic() - start, place.count().memory
     return Outcome(operations, seconds, tally, before, place.at_rest(quiet, KEEP), peak)
-
-
-def environment(folder: Path, cache: Path) -> dict[str, str]:
-    """Settings of a service of its own, that nobody's limits hold up."""
-    ours = {
-        "home": folder / "home",
-        "functions_dir": folder / "aigbb_functions",
-        "kernelspecs_dir": folder / "jupyter" / "kernels",
-        "cache": cache,
-        "pool_max": 2,
-        "keep_generations": KEEP,
-    }
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AIGBB_", "OPENAI_"))}
-    return {
-        **kept,
-        **{f"AIGBB_{name.upper()}": str(value) for name, value in ours.items()},
-        "TMPDIR": str(folder / "t"),
-    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -396,15 +374,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cache", type=Path, default=ROOT / ".aigbb" / "cache")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="soak-") as made:
-        folder = Path(made)
-        (folder / "t").mkdir()
-        shutil.copytree(ROOT / "aigbb_functions", folder / "aigbb_functions")
-        argv = [sys.executable, "-m", "server", "serve", "--port"]
-        ours = environment(folder, options.cache.absolute())
-        server = Server("/healthz", lambda port: [*argv, str(port)], ours, folder=ROOT)
-        with serving(folder / "log", server) as running:
-            place = Place(psutil.Process(running.pid), folder / "home", folder / "t")
-            outcome = run(place, running, options.operations, options.seed, lambda text: print(text, file=sys.stderr))
+        folder, temporary = Path(made, "service"), Path(made, "t")
+        temporary.mkdir()
+        more = {"AIGBB_POOL_MAX": "2", "AIGBB_KEEP_GENERATIONS": str(KEEP), "TMPDIR": str(temporary)}
+        with running(folder, options.cache.absolute(), more=more) as service:
+            place = Place(service.process, folder / "home", temporary)
+            outcome = run(
+                place, service.url, options.operations, options.seed, lambda text: print(text, file=sys.stderr)
+            )
     print(outcome.page())
     for fault in outcome.faults:
         print(f"FAULT {fault}")

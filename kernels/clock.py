@@ -24,6 +24,11 @@ class SteadyClock:
         return datetime.fromtimestamp(moment + time.time() - self.now(), UTC)
 
 
+def as_time(seconds: float) -> str:
+    """A moment given in seconds since 1970: UTC, ISO 8601."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
 def _elapsed() -> float:
     """Seconds since the machine began, also those that it slept, where the system counts them."""
     if hasattr(time, "CLOCK_BOOTTIME"):

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from packaging.utils import canonicalize_name
+
 from kernels.confinement import Confinement
 from kernels.errors import BuildFailed, IndexUnavailable, InsufficientStorage
 from kernels.home import Home, on_disk, write_atomically
@@ -70,8 +72,8 @@ class Generation:
     def missing(self) -> str | None:
         """The first file of an installed package that is gone or has another length; None if there is none."""
         folders = list(self.folder.glob("venv/lib/python3*/site-packages"))
-        there = {_canonical(p.name.partition("-")[0]) for f in folders for p in f.glob("*.dist-info")}
-        if lost := sorted({_canonical(name) for name in self.lock.pins} - there):
+        there = {canonicalize_name(p.name.partition("-")[0]) for f in folders for p in f.glob("*.dist-info")}
+        if lost := sorted({canonicalize_name(name) for name in self.lock.pins} - there):
             return lost[0]
         records = (record for folder in folders for record in folder.glob("*.dist-info/RECORD"))
         return next((name for record in records for name in _lost(record)), None)
@@ -165,10 +167,6 @@ class Environments:
         doomed = self.home.generations / f".removing-{number}"
         self.at(number).folder.rename(doomed)
         _remove(doomed)
-
-
-def _canonical(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _lost(record: Path) -> Iterator[str]:

@@ -10,7 +10,7 @@ from fastapi import Body, Query, Request, Response
 from pydantic import BeforeValidator, TypeAdapter
 
 from server import wire
-from server.replying import LATER, PREFER, reply, reply_with_events
+from server.replying import LATER, PREFERS, reply, reply_with_events
 from server.results import BYTES, KINDS
 from server.routing import Here, QuickRoute, Who, event_routes, routes, since, unless_gone
 from server.running import Running
@@ -47,7 +47,7 @@ async def execute(body: wire.ExecuteBody, request: Request, service: Here, calle
 
 router.add_api_route(
     "/execute", execute, methods=["POST"], route_class_override=ExecuteRoute, tags=["execute"],
-    response_model=wire.ExecuteAnswer, summary="Run code", responses=LATER, openapi_extra=PREFER,
+    response_model=wire.ExecuteAnswer, summary="Run code", responses=LATER, openapi_extra=PREFERS,
 )  # fmt: skip
 
 
@@ -92,14 +92,14 @@ async def call(
     """
 
     async def work(running: Running) -> CallAnswer:
-        return CallAnswer.of(await service.calls.call_in(running, name, arguments, timeout=timeout), session)
+        return CallAnswer.of(await service.calls.call(running, name, arguments, timeout=timeout), session)
 
     return await reply(request, service, Running(caller, session, name), work)
 
 
 router.add_api_route(
     "/functions/{name}/call", call, methods=["POST"], route_class_override=CallRoute, tags=["calls"],
-    response_model=CallAnswer, summary="Call a function", responses=LATER, openapi_extra=PREFER,
+    response_model=CallAnswer, summary="Call a function", responses=LATER, openapi_extra=PREFERS,
 )  # fmt: skip
 
 

@@ -15,13 +15,10 @@ from typing import Self
 
 import sqlalchemy as sql
 import structlog
-from sqlalchemy.exc import OperationalError
 
-from kernels.errors import InsufficientStorage
 from kernels.home import on_disk
 from server.callers import Caller
-from server.database import Database
-from server.errors import StoreDamaged
+from server.database import UNWRITABLE, Database
 from server.observing import Executed
 from server.registry import Version, moment
 
@@ -121,7 +118,7 @@ class Audit:
             return
         try:
             await on_disk(self._add, lines)
-        except (InsufficientStorage, StoreDamaged, OperationalError) as error:
+        except UNWRITABLE as error:
             waiting = [*lines, *self._waiting]
             self._waiting = waiting[-MAX_WAITING:]
             self._noted.set()

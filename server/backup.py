@@ -30,7 +30,7 @@ from kernels.home import Home
 from server.damage import usable
 from server.database import SCHEMA, examine, is_full
 from server.errors import HomeUnusable, InvalidBackup, StoreDamaged
-from server.registry import Registry
+from server.registry import Registry, moment
 from server.snapshots import Projection, beside, digest_of
 
 FORMAT = 1
@@ -168,7 +168,7 @@ def _write(file: Any, members: Iterable[tuple[str, bytes | Path]], functions: in
             files[name] = _add(archive, name, content)
         manifest = Manifest(
             format=FORMAT,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            created=moment(),
             python=platform.python_version(),
             schema_version=SCHEMA,
             functions=functions,

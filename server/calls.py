@@ -131,26 +131,13 @@ class Calls:
         self._launch = launch
 
     async def call(
-        self,
-        name: str,
-        arguments: Mapping[str, Any],
-        caller: Caller,
-        *,
-        session: str | None = None,
-        timeout: float | None = None,
+        self, running: Running, name: str, arguments: Mapping[str, Any], *, timeout: float | None = None
     ) -> Called:
-        """Call a function: `name` for the active version, `name@3` for that one.
+        """Call a function, in an execution that is there for it: `name` for the active version, `name@3` for that one.
 
         Raises FunctionNotFound, UnknownVersion, VersionUnavailable, InvalidArguments, and what the pool raises. An
         exception in the function, a timeout or a death is no error: the execution says so.
         """
-        with self._executions.recorded(Running(caller, session, name)) as running:
-            return await self.call_in(running, name, arguments, timeout=timeout)
-
-    async def call_in(
-        self, running: Running, name: str, arguments: Mapping[str, Any], *, timeout: float | None = None
-    ) -> Called:
-        """The same in an execution that there is already."""
         start = time.perf_counter()
         version, pinned = await self._find(name, running.caller)
         if version.function.declared.parameters is not None:
@@ -274,7 +261,7 @@ class Calls:
         start, call, running = time.perf_counter(), one.call, Running(caller, session, one.call.name)
         try:
             with self._executions.recorded(running):
-                called = await self.call_in(running, call.name, one.arguments, timeout=timeout)
+                called = await self.call(running, call.name, one.arguments, timeout=timeout)
         except AigbbError as error:
             number = one.version.number if one.version else None
             refusal = self._refused(call, error, self._active(caller))

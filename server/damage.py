@@ -45,7 +45,7 @@ def mend(home: Home, requirements: Path) -> list[str]:
     """
     found = [
         _mend_registry(home),
-        _mend_database(home.path / "audit.sqlite3", examine, "The audit begins anew."),
+        _mend_database(home.audit, examine, "The audit begins anew."),
         _mend_text(home.token, "A new token was generated: clients need it.", empty=True),
         _mend_text(requirements, "It is written anew with what functions ask for; what else it held is not installed."),
     ]
@@ -57,14 +57,19 @@ def mend(home: Home, requirements: Path) -> list[str]:
 
 def set_aside(path: Path, why: str = "damaged") -> Path:
     """Rename a file, as `registry.damaged-20260131T120000.sqlite3`; a database with its log. Returns the new path."""
-    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-    names = (f"{path.stem}.{why}-{moment}{extra}{path.suffix}" for extra in ("", *(f"-{n}" for n in range(2, 1000))))
-    aside = next(there for name in names if not (there := path.with_name(name)).exists())
+    aside = dated(path, f".{why}")
     for ending in ("-wal", "-shm", ""):
         beside = path.with_name(path.name + ending)
         if beside.exists():
             beside.rename(aside.with_name(aside.name + ending))
     return aside
+
+
+def dated(path: Path, why: str = "") -> Path:
+    """A path that nothing has, with the moment in its name; with a number, too, where several have the same."""
+    stem = f"{path.stem}{why}-{datetime.now(UTC).strftime('%Y%m%dT%H%M%S')}"
+    paths = (path.with_stem(f"{stem}{extra}") for extra in ("", *(f"-{n}" for n in range(2, 1000))))
+    return next(each for each in paths if not each.exists())
 
 
 def _mend_registry(home: Home) -> str | None:

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sql
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import DatabaseError, OperationalError
 
 from kernels.errors import AigbbError, InsufficientStorage
 from server.errors import HomeUnusable, NewerHome, StoreDamaged
 
 # Raised when an older service could not live with what a newer one writes.
 SCHEMA = 1
+# Why something could not be written that can wait for a better moment.
+UNWRITABLE = (InsufficientStorage, StoreDamaged, OperationalError)
 _LITTLE = 1 << 18  # bytes
 
 
@@ -125,13 +127,21 @@ def _known(said: str, path: Path) -> type[AigbbError] | None:
 
 
 def _add_columns(engine: sql.Engine, schema: sql.MetaData) -> None:
-    """A database of an earlier version gets the columns that came since; they may be null."""
+    """A database of an earlier version gets the columns that came since. They may be null: no version lacks others."""
     with engine.begin() as connection:
-        for table in schema.tables.values():
-            there = {row.name for row in connection.exec_driver_sql(f"PRAGMA table_info({table.name})")}
-            for column in (column for column in table.columns if column.name not in there):
-                made = sql.schema.CreateColumn(column).compile(dialect=engine.dialect)
-                connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {made}")
+        missing = list(_missing(connection, schema))
+        for column in missing:
+            if not column.nullable:
+                raise StoreDamaged(f"The table {column.table.name} has no column {column.name}.")
+        for column in missing:
+            made = sql.schema.CreateColumn(column).compile(dialect=engine.dialect)
+            connection.exec_driver_sql(f"ALTER TABLE {column.table.name} ADD COLUMN {made}")
+
+
+def _missing(connection: sql.Connection, schema: sql.MetaData) -> Iterator[sql.Column[Any]]:
+    for table in schema.tables.values():
+        there = {row.name for row in connection.exec_driver_sql(f"PRAGMA table_info({table.name})")}
+        yield from (column for column in table.columns if column.name not in there)
 
 
 def _configure(connection: Any, _: object) -> None:

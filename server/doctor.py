@@ -7,14 +7,12 @@ import importlib.util
 import json
 import os
 import shutil
-import socket
 import stat
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,10 +20,12 @@ from jupyter_core.paths import jupyter_path
 from uv import find_uv_bin
 
 from kernels import machine
+from kernels.clock import as_time
 from kernels.forkserver import can_fork
 from kernels.kernelspecs import ALIAS
 from server.client import Client, ServiceProblem
 from server.errors import Unreachable
+from server.serving import bound
 from server.settings import Settings, traces, unknown
 
 GIB = 1024**3
@@ -124,7 +124,7 @@ def _home(settings: Settings) -> Iterator[Finding]:
 def _clock(home: Path) -> Finding:
     """Expiry and history go by the clock; one that was set back is seen by what was written later than now."""
     written = max((path.stat().st_mtime for path in home.iterdir()), default=0.0)
-    now = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")
+    now = as_time(time.time())
     fix = "The home was written to in the future: set the clock, and have it kept by NTP."
     return Finding.of("clock", written <= time.time() + 60, now, fix, "warning")
 
@@ -221,13 +221,9 @@ def _service(settings: Settings, client: Client) -> Iterator[Finding]:
 def _without_service(settings: Settings, client: Client, detail: str, hint: str) -> Iterator[Finding]:
     """Nobody answers: because nobody is there, or because another program has the port."""
     yield Finding("service", "problem", detail, hint)
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family) as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            trial.bind((settings.host, settings.port))
-        except OSError as error:
-            fix = "Find out who listens there, or choose another AIGBB_PORT."
-            yield Finding("port", "problem", f"{settings.host}:{settings.port}: {error.strerror}", fix)
-        else:
+    try:
+        with bound(settings):
             yield Finding("port", "ok", f"{settings.port} is free")
+    except OSError as error:
+        fix = "Find out who listens there, or choose another AIGBB_PORT."
+        yield Finding("port", "problem", f"{settings.host}:{settings.port}: {error.strerror}", fix)

@@ -10,21 +10,19 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import sqlalchemy as sql
 import structlog
 from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.exc import OperationalError
 
-from kernels.errors import InsufficientStorage
+from kernels.clock import as_time
 from kernels.home import on_disk
 from server.audit import Audit, Line
 from server.callers import EVERYTHING, Caller, Reach, Scope
-from server.database import Database
-from server.errors import InvalidRequest, StoreDamaged, Unauthorized, UnknownKey
+from server.database import UNWRITABLE, Database
+from server.errors import InvalidRequest, Unauthorized, UnknownKey
 
 log = structlog.get_logger(__name__)
 
@@ -251,7 +249,7 @@ class Keyring:
             try:
                 await on_disk(self._touch, used)
                 written = {**written, **used}
-            except (InsufficientStorage, StoreDamaged, OperationalError) as error:
+            except UNWRITABLE as error:
                 log.error("keys.last_use_not_written", error=str(error))
             if self._closing.is_set():
                 return
@@ -262,11 +260,6 @@ class Keyring:
             statement = sql.update(_keys).where(_keys.c.id == sql.bindparam("one"))
             with self._database.writing() as connection:
                 connection.execute(statement.values(used=sql.bindparam("when")), changed)
-
-
-def as_time(seconds: float) -> str:
-    """A moment given in seconds since 1970: UTC, ISO 8601."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def _digest(secret: str) -> str:

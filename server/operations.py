@@ -13,6 +13,14 @@ from server.samples import sample_arguments
 
 COMPONENTS = "#/components/schemas/"
 
+# The header of RFC 7240, as requests that may go on by themselves take it.
+PREFER: Mapping[str, Any] = {
+    "name": "Prefer",
+    "in": "header",
+    "description": "`respond-async`: answer at once, and let it go on by itself; `wait=N`: after N seconds",
+    "schema": {"type": "string"},
+    "example": "respond-async, wait=5",
+}
 _PARAMETERS: tuple[Mapping[str, Any], ...] = (
     {
         "name": "session",
@@ -26,13 +34,7 @@ _PARAMETERS: tuple[Mapping[str, Any], ...] = (
         "description": "Seconds that the call may take",
         "schema": {"type": "number", "exclusiveMinimum": 0},
     },
-    {
-        "name": "Prefer",
-        "in": "header",
-        "description": "`respond-async`: answer at once, and let it go on by itself; `wait=N`: after N seconds",
-        "schema": {"type": "string"},
-        "example": "respond-async, wait=5",
-    },
+    PREFER,
 )
 _LATER = {"application/json": {"schema": {"$ref": f"{COMPONENTS}ExecutionAnswer"}}}
 _PROBLEM = {"application/problem+json": {"schema": {"$ref": f"{COMPONENTS}Problem"}}}

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from server.operations import PREFER
 from server.routing import as_json, unless_gone
 from server.running import Running
 from server.service import Service
@@ -47,17 +48,7 @@ class Preference:
 
 
 # What OpenAPI says about it.
-PREFER: dict[str, Any] = {
-    "parameters": [
-        {
-            "name": "Prefer",
-            "in": "header",
-            "description": "`respond-async`: answer at once, and let it go on by itself; `wait=N`: after N seconds",
-            "schema": {"type": "string"},
-            "example": "respond-async, wait=5",
-        }
-    ]
-}
+PREFERS: dict[str, Any] = {"parameters": [PREFER]}
 LATER: dict[int | str, dict[str, Any]] = {
     202: {"model": ExecutionAnswer, "description": "It goes on by itself; its address is in `Location`"}
 }

@@ -7,14 +7,13 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from kernels.home import Home, write_atomically
 from server.backup import DATABASES, FUNCTIONS, KEYS, READY, REQUIREMENTS, RESULTS, Manifest, unpack
-from server.damage import usable
+from server.damage import dated, usable
 from server.errors import HomeInUse, HomeNotEmpty
 from server.registry import Registry
 from server.snapshots import Projection
@@ -45,7 +44,7 @@ def restore(home: Home, projection: Projection, backup: Path, *, replace: bool) 
         aside.mkdir(mode=0o700)
         try:
             manifest = unpack(backup, aside)
-            replaced = _free(home.path / f"replaced-{datetime.now(UTC).strftime('%Y%m%dT%H%M%S')}")
+            replaced = dated(home.path / "replaced")
             write_atomically(aside / _PLAN, json.dumps({"replaced": replaced.name}))
             aside.rename(home.path / READY)  # from here on it will be, whatever happens
         finally:
@@ -131,8 +130,3 @@ def _publish(home: Home, projection: Projection) -> None:
         registry.set_projected(written, gone=())
     for snapshot in home.snapshots.iterdir():
         shutil.rmtree(snapshot, ignore_errors=True)
-
-
-def _free(path: Path) -> Path:
-    names = (path.with_name(f"{path.name}{extra}") for extra in ("", *(f"-{n}" for n in range(2, 1000))))
-    return next(name for name in names if not name.exists())

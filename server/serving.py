@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
 
 import uvicorn
@@ -140,15 +140,22 @@ class _Server(uvicorn.Server):
 @contextmanager
 def _listen(settings: Settings) -> Iterator[socket.socket]:
     """Take the port before anything is built: a wrong one should fail at once."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with ExitStack() as opened:
         try:
-            listener.bind((settings.host, settings.port))
+            listener = opened.enter_context(bound(settings))
         except OSError as error:
             raise PortInUse(f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}.") from error
         listener.set_inheritable(False)
         yield listener
+
+
+@contextmanager
+def bound(settings: Settings) -> Iterator[socket.socket]:
+    """A socket at the service's address, which does not listen yet. Raises OSError."""
+    with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as made:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((settings.host, settings.port))
+        yield made
 
 
 @contextmanager

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, SecretStr
 
+from kernels.clock import as_time
 from server.archive import Approval
 from server.deciding import Choice, Decision, Policy, Scope
 from server.llm import Place
 from server.turns import Waiting
 from server.wire import Answer, Body
-
-
-def as_time(seconds: float) -> str:
-    """A moment given in seconds since 1970: UTC, ISO 8601."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-
 
 Confirm = Annotated[
     Policy | None, Field(description="Which calls wait for a person; stricter than AIGBB_CONFIRM or without effect")

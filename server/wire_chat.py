@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi.sse import ServerSentEvent
 from pydantic import AfterValidator, ConfigDict, Field, StrictBool, StringConstraints, field_validator
 
+from kernels.clock import as_time
 from server.archive import Stored, Summary
 from server.calls import ToolResult
 from server.completions import CallDelta, TextDelta, Usage
@@ -14,7 +15,7 @@ from server.conversations import modern
 from server.models import Mode
 from server.turns import Event, Limits, Ready, Round, Status, Turn, Waiting, Wish
 from server.wire import Answer, Body
-from server.wire_approvals import ApprovalAnswer, Approved, Confirm, PlaceBody, as_time
+from server.wire_approvals import ApprovalAnswer, Approved, Confirm, PlaceBody
 from server.wire_calls import ToolRun
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")

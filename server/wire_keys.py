@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, StringConstraints
 
+from kernels.clock import as_time
 from server.audit import Line
 from server.callers import Reach, Scope
-from server.keys import Key, Rights, Status, as_time
+from server.keys import Key, Rights, Status
 from server.wire import Answer, Body
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=80)]

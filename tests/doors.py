@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx2
 import pytest
 
 from server.client import parse_events
 from tests.conftest import Server, running_server
 from tests.index import Index
+from tests.waiting import until
 
 # What the fixtures of chat are: a turn with these answers of the model, and what the model's service was asked.
 Ask = Callable[..., dict[str, Any]]
@@ -76,10 +78,9 @@ def stream(client: httpx2.Client, path: str, body: dict[str, Any], **headers: st
         yield from parse_events(answer.iter_lines())
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Ask the service until it says so; the test's own timeout is the bound."""
-    while not condition():
-        pass
+def wait_until(condition: Callable[[], object], seconds: float = 200.0) -> None:
+    """Ask the service until it says so. Raises TimeoutError, before the test's own timeout ends all tests."""
+    anyio.run(until, condition, seconds)
 
 
 def settled(client: httpx2.Client) -> None:

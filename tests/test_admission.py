@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
-import anyio
 import pytest
 
 from kernels.admission import Admission, seconds_for
 from kernels.errors import PoolExhausted
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for something that comes by itself."""
-    with anyio.fail_after(30):
-        while not condition():
-            await asyncio.sleep(0)
 
 
 async def test_places_are_given_in_order() -> None:

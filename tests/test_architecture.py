@@ -49,7 +49,7 @@ ORDER = [
     ["server.loop"],
     ["server.chat"],
     ["server.service", "server.client"],
-    ["server.wire", "server.doctor", "server.access"],
+    ["server.wire", "server.access"],
     ["server.wire_approvals"],
     [
         "server.wire_calls",
@@ -75,6 +75,7 @@ ORDER = [
     ],
     ["server.api"],
     ["server.serving", "server.printing"],
+    ["server.doctor"],
     ["server.terminal", "server.cli_functions"],
     [
         "server.cli_approvals",

@@ -14,6 +14,7 @@ from server.callers import Caller
 from server.calls import ToolResult
 from server.completions import ToolCall
 from server.registry import Version
+from server.running import Running
 from server.service import Service
 from server.settings import Settings
 
@@ -233,7 +234,8 @@ async def test_variables_of_the_service_are_masked_in_errors(service: Service) -
     assert result.status == "error"
     assert "the key is ***" in result.traceback and 'os.environ["PASSED_KEY"]' in result.traceback
     assert "hunter2" not in f"{result}"
-    called = await service.calls.call("fails", {"n": 1}, Caller())
+    with service.executions.recorded(Running(Caller())) as running:
+        called = await service.calls.call(running, "fails", {"n": 1})
     assert called.execution.error is not None
     assert called.execution.error.evalue == "the key is hunter2-hunter2"
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import anyio
 import httpx2
 import pytest
 
-from tests import waiting
 from tests.conftest import Server, running_server
-from tests.doors import EVENTS, problem, register, stream, told
+from tests.doors import EVENTS, problem, register, stream, told, wait_until
 from tests.provider import Provider, Refusal, Silence, asks, says
 
 # Leaves a mark when it begins, and another when it ends; until then it waits to be told to.
@@ -68,9 +67,8 @@ def chat(client: httpx2.Client, conversation: str, *said: str) -> dict[str, Any]
     return found
 
 
-def until(condition: Callable[[], object]) -> None:
-    """Wait for something that another process does."""
-    anyio.run(waiting.until, condition)
+# What another process does takes its time.
+until = partial(wait_until, seconds=30)
 
 
 def test_only_what_is_new_is_sent(client: httpx2.Client, provider: Provider) -> None:

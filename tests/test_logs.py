@@ -104,6 +104,7 @@ def test_what_is_no_request_is_refused_and_leaves_no_trace_of_a_fault(server: Se
     client.get("/functions", headers={"X-Request-ID": "after-no-request"})
     wait_until(lambda: bool(lines_of(server, "request", request_id="after-no-request")))
     assert lines_of(server, "request.bug") == []
+    assert lines_of(server, "Invalid HTTP request received.") == []
 
 
 def test_health_and_figures_have_no_line(server: Server, client: httpx2.Client) -> None:

@@ -9,7 +9,6 @@ import psutil
 import pytest
 
 from benchmarks.census import Census, Place
-from benchmarks.servers import Running
 from benchmarks.soak import KEEP, run
 from tests.conftest import ROOT, running_server
 
@@ -34,7 +33,7 @@ def test_nothing_is_lost_wrong_or_left(tmp_path: Path, cache: Path) -> None:
     own.mkdir()
     with running_server(tmp_path, cache, {"TMPDIR": str(own)}, pool_max=2, keep_generations=KEEP) as server:
         place = Place(psutil.Process(server.process.pid), server.home, own)
-        outcome = run(place, Running(server.url, server.process.pid), operations=240, seed=3, say=print)
+        outcome = run(place, server.url, operations=240, seed=3, say=print)
     assert outcome.faults == []
     assert outcome.tally.asked == 240
 

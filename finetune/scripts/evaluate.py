@@ -19,7 +19,7 @@ import torch
 from finetune.scripts.generate import Phrases, unseen
 from finetune.scripts.items import BadData, Call, Item, Tool, read_items, read_tools
 from finetune.scripts.prompt_utils import Answer, prompt, read
-from finetune.scripts.train_sft import Refused, load, precision
+from finetune.scripts.train_sft import Refused, load
 
 HERE = Path(__file__).parents[1]
 MAX_TOKENS = 160
@@ -109,7 +109,7 @@ def typed(call: Call, tools: Mapping[str, Tool]) -> Call:
 
 def answers(name: str, items: Sequence[Item], tools: Mapping[str, Tool], batch: int = 64) -> list[Answer]:
     """What a model says to each item, greedily. Raises Refused."""
-    model, tokenizer = load(name, precision("auto")[0])
+    model, tokenizer = load(name)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device).eval()
     tokenizer.padding_side = "left"

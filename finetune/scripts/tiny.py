@@ -83,7 +83,6 @@ def make_model(
     layers: int,
     seed: int,
     spread: float = 0.02,
-    theta: float = 10000.0,
 ) -> Qwen2ForCausalLM:
     """Random weights, the same ones for the same seed."""
     set_seed(seed)
@@ -96,7 +95,6 @@ def make_model(
         num_key_value_heads=width // 32,
         max_position_embeddings=1024,
         initializer_range=spread,
-        rope_parameters={"rope_type": "default", "rope_theta": theta},
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
@@ -128,7 +126,7 @@ def teach_copying(model: Qwen2ForCausalLM, steps: int, seed: int) -> float:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    return float(loss)
+    return loss.item()
 
 
 def texts_of(items: Sequence[Item]) -> Iterator[str]:
@@ -151,14 +149,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--copy_steps", type=int, default=400)
     parser.add_argument("--spread", type=float, default=0.02)
-    parser.add_argument("--theta", type=float, default=10000.0)
     given = parser.parse_args(argv)
     tools = read_tools(given.tools)
     items = read_items(given.train_file, tools)
     tokenizer = make_tokenizer(texts_of(items))
-    model = make_model(
-        tokenizer, width=given.width, layers=given.layers, seed=given.seed, spread=given.spread, theta=given.theta
-    )
+    model = make_model(tokenizer, width=given.width, layers=given.layers, seed=given.seed, spread=given.spread)
     print(f"copying: loss {teach_copying(model, given.copy_steps, given.seed):.3f} after {given.copy_steps} steps")
     model.save_pretrained(given.out)
     tokenizer.save_pretrained(given.out)

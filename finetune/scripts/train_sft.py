@@ -86,11 +86,11 @@ def examples(tokenizer: Any, items: Sequence[Item], tools: Mapping[str, Tool], l
 # -- model
 
 
-def load(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
+def load(name: str) -> tuple[Any, Any]:
     """Model and tokenizer. Raises Refused."""
     try:
         tokenizer = prepared(AutoTokenizer.from_pretrained(name))
-        return AutoModelForCausalLM.from_pretrained(name, dtype=dtype), tokenizer
+        return AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32), tokenizer
     except (OSError, ValueError) as error:
         raise Refused(
             f"The model {name!r} could not be loaded: {str(error).splitlines()[0]} "
@@ -98,14 +98,14 @@ def load(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
         ) from error
 
 
-def precision(wanted: str) -> tuple[torch.dtype, dict[str, bool]]:
-    """The type that the weights are loaded in, and the trainer's own flags, as this machine allows."""
+def precision(wanted: str) -> dict[str, bool]:
+    """What the trainer calculates in, as its own flags: what this machine allows. Weights are always fp32."""
     if wanted == "auto":
         cuda = torch.cuda.is_available()
         wanted = "fp32" if not cuda else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
     if wanted == "fp16" and not torch.cuda.is_available():
         raise Refused("fp16 needs a GPU, and there is none: leave --dtype out, or say bf16 or fp32.")
-    return torch.float32, {"bf16": wanted == "bf16", "fp16": wanted == "fp16"}
+    return {"bf16": wanted == "bf16", "fp16": wanted == "fp16"}
 
 
 def trainer_of(given: argparse.Namespace, model: Any, tokenizer: Any, data: Mapping[str, Any]) -> SFTTrainer:
@@ -136,7 +136,7 @@ def trainer_of(given: argparse.Namespace, model: Any, tokenizer: Any, data: Mapp
         max_length=given.max_length,
         dataset_kwargs={"skip_prepare_dataset": True},
         disable_tqdm=not sys.stderr.isatty(),
-        **precision(given.dtype)[1],
+        **precision(given.dtype),
     )
     lora = LoraConfig(r=given.lora_r, lora_alpha=2 * given.lora_r, target_modules="all-linear", task_type="CAUSAL_LM")
     return SFTTrainer(
@@ -170,7 +170,7 @@ def train(given: argparse.Namespace) -> dict[str, Any]:
     files = {"train": given.train_file, **({"eval": given.eval_file} if given.eval_file else {})}
     items = {name: read_items(path, tools) for name, path in files.items()}
     set_seed(given.seed)
-    model, tokenizer = load(given.base_model, precision(given.dtype)[0])
+    model, tokenizer = load(given.base_model)
     made = {name: examples(tokenizer, each, tools, given.max_length) for name, each in items.items()}
     given.output_dir.mkdir(parents=True, exist_ok=True)
     trainer = trainer_of(given, model, tokenizer, {n: Dataset.from_list(each) for n, each in made.items()})
