@@ -255,9 +255,9 @@ class Confinement:
         read = (home.generations, home.snapshots, INSIDE)
         return self._cage(home, hidden=(runtime,), read=read, write=write, network=network)
 
-    def probes(self, home: Home, fresh: Path | None = None) -> Cage:
-        """For a child that imports functions. fresh: an environment that does not serve yet, where it may write."""
-        write = (home.cache / "matplotlib", *([fresh] if fresh else []))
+    def probes(self, home: Home, bytecode: Path | None = None) -> Cage:
+        """For a child that imports functions, or packages alone: then there is a folder for their bytecode."""
+        write = (home.cache / "matplotlib", *([bytecode] if bytecode else []))
         read = (home.generations, home.snapshots, INSIDE)
         return self._cage(home, read=read, write=write, empty=(home.work,))
 

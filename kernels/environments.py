@@ -11,12 +11,13 @@ import re
 import shutil
 import sys
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
+from kernels.bytecode import Bytecode, is_current, is_linked
 from kernels.confinement import Confinement
 from kernels.errors import BuildFailed, IndexUnavailable, InsufficientStorage
 from kernels.home import Home, on_disk, write_atomically
@@ -50,6 +51,11 @@ class Generation:
     def pointer(self) -> Path:
         """A file with the path of the snapshot that its kernels show; replaced, never edited."""
         return self.folder / "snapshot"
+
+    @property
+    def bytecode(self) -> Path:
+        """Where imports leave compiled files before it serves: beside the sources they may not write."""
+        return self.folder / "bytecode"
 
     @property
     def kernelspecs(self) -> Path:
@@ -112,8 +118,7 @@ class Environments:
         try:
             await on_disk(_begin, aside, lock)
             await self._install(aside, report)
-            if previous is not None:
-                await on_disk(_carry_bytecode, previous.folder / "venv", aside / "venv")
+            await on_disk(self._carry_bytecode, lock, previous, aside / "venv")
             await on_disk(aside.rename, final)
         except OSError as error:
             raise InsufficientStorage(f"The environment could not be written: {error.strerror}.") from error
@@ -162,6 +167,26 @@ class Environments:
                     removed.append(number)
         return removed
 
+    def gather(self, generation: Generation, *, keep: bool) -> None:
+        """Give a generation the compiled files that an import left in its `bytecode`. Raises OSError.
+
+        keep: also for the first generation of another home that has the same cache and the same lock.
+        """
+        Bytecode(generation.bytecode).move_into(generation.folder / "venv")
+        if keep:
+            with suppress(OSError):  # another service does the same, or the cache is on another disk
+                self._kept(generation.lock).keep(generation.folder / "venv")
+
+    def _carry_bytecode(self, lock: Lock, previous: Generation | None, venv: Path) -> None:
+        if previous is not None:
+            Bytecode(previous.folder / "venv").link_into(venv, is_linked)
+            return
+        with suppress(OSError):  # the cache is on another disk
+            self._kept(lock).link_into(venv, is_current)
+
+    def _kept(self, lock: Lock) -> Bytecode:
+        return Bytecode(self.home.cache / "bytecode" / lock.digest)
+
     def _delete(self, number: int) -> None:
         """Renamed first: a folder with a number is whole, even when we are killed in between."""
         doomed = self.home.generations / f".removing-{number}"
@@ -200,6 +225,7 @@ def _lock(descriptor: int) -> bool:
 
 def _begin(folder: Path, lock: Lock) -> None:
     folder.mkdir(mode=0o700)
+    (folder / "bytecode").mkdir(mode=0o700)
     write_atomically(folder / "lock.txt", lock.text)
     facts = {"python": sys.version.split()[0], "digest": lock.digest}
     write_atomically(folder / "generation.json", json.dumps(facts))
@@ -220,27 +246,3 @@ def _raise_for(finished: Finished) -> None:
     if re.search("Failed to fetch|error sending request|Failed to download", log) and not lies:
         raise IndexUnavailable("A package could not be downloaded.", log=log)
     raise BuildFailed("The environment could not be installed.", log=log)
-
-
-def _carry_bytecode(old: Path, new: Path) -> None:
-    """Link the compiled files of packages that did not change: same inode, same source, same bytecode.
-
-    Both environments link to the installer's cache; a package that moved has another inode and is skipped.
-    """
-    library = Path("lib", f"python{sys.version_info[0]}.{sys.version_info[1]}", "site-packages")
-    for folder, _, files in os.walk(old / library):
-        if Path(folder).name != "__pycache__":
-            continue
-        there = new / Path(folder).relative_to(old)
-        for name in files:
-            source = f"{name.split('.')[0]}.py"
-            if not (there / name).exists() and _same_file(Path(folder).parent / source, there.parent / source):
-                there.mkdir(exist_ok=True)
-                os.link(Path(folder, name), there / name)
-
-
-def _same_file(one: Path, other: Path) -> bool:
-    try:
-        return one.samefile(other)
-    except FileNotFoundError:
-        return False

@@ -31,6 +31,8 @@ LAUNCH = Path(__file__).parent / "inside" / "launch.py"
 BOOTSTRAP = "import runpy, sys; runpy.run_path(sys.argv[1])['become_importable']()"
 PROBE = f"{BOOTSTRAP}; from aigbb_inside.probe import main; main()"
 PROBE_AHEAD = f"{BOOTSTRAP}; from aigbb_inside import contract; from aigbb_inside.probe import main; main()"
+# Seconds more, for what is imported and compiled for the first time.
+WARMING = 60.0
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -78,7 +80,6 @@ class Probe:
         *,
         describe: Mapping[str, Mapping[str, Any]] = _NOTHING,
         imports: Mapping[str, Sequence[str]] = _NOTHING,
-        warm: Sequence[str] = (),
         secrets: Mapping[str, Mapping[str, str]] = _NOTHING,
         child: sandbox.Child | None = None,
     ) -> Findings:
@@ -93,11 +94,23 @@ class Probe:
             "names": list(names),
             "describe": {name: dict(spec) for name, spec in describe.items()},
             "imports": {name: list(modules) for name, modules in imports.items()},
-            "warm": list(warm),
             "secrets": {name: dict(values) for name, values in secrets.items()},
         }
         child = child or await self._start(generation, PROBE)
-        return self._read(await child.finish(json.dumps(request).encode(), self.timeout + (60.0 if warm else 0.0)))
+        return self._read(await child.finish(json.dumps(request).encode(), self.timeout))
+
+    async def warm(
+        self, generation: Generation, snapshot: Path, needed: Sequence[str], used: Sequence[str]
+    ) -> ProbeError | None:
+        """Import packages' modules; their bytecode is in `generation.bytecode` then. Why one of `needed` is broken.
+
+        What is wrong with those that functions use is theirs to say, when they are asked.
+        """
+        request = {"snapshot": str(snapshot), "needed": list(needed), "used": list(used)}
+        request["bytecode"] = str(generation.bytecode)
+        child = await self._start(generation, PROBE)
+        finished = await child.finish(json.dumps(request).encode(), self.timeout + WARMING)
+        return self._read(finished).failures.get("")
 
     async def ahead(self, generation: Generation) -> sandbox.Child:
         """Start a child for `ask` before it is known what there is to ask: what it needs is imported meanwhile."""

@@ -316,6 +316,9 @@ class Changer:
             trial = Trial(
                 generation, snapshot, after, change.parsed, activated, change.removed, plan.is_new, previous, child
             )
+            if plan.is_new:
+                await self._verifier.warm(trial, report)
+                await on_disk(self._environments.gather, generation, keep=previous is None)
             return await self._verifier.verify(trial, report)
         finally:
             if child is not None:

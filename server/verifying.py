@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -80,6 +81,20 @@ class Verifier:
     vault: Vault
     confinement: Confinement
 
+    async def warm(self, trial: Trial, report: Report) -> None:
+        """Import what a new environment's default packages and new functions use, without any function.
+
+        Raises ImportFailed, ImportTimeout, ProbeCrashed for a default package that is broken.
+        """
+        imported = {module for parsed in trial.parsed for module in parsed.written.imports}
+        needed, used = _needed(trial), sorted(imported - sys.stdlib_module_names)
+        if not needed and not used:
+            return
+        report(Step("verify", f"Importing packages in {trial.generation.kernel_name}"))
+        probe = self._probe(trial.generation, str, trial.generation.bytecode)
+        if (broken := await probe.warm(trial.generation, trial.snapshot, needed, used)) is not None:
+            raise broken
+
     async def verify(self, trial: Trial, report: Report) -> Verified:
         """Import what the change touches, and see what parameters and results the new functions have.
 
@@ -90,21 +105,19 @@ class Verifier:
         # What lacks a secret that was deleted is broken already.
         others = [n for n in _others(trial, changed) if all(s in self.vault for s in secrets.get(n, ()))]
         names = [*changed, *others]
-        warm = _warm(trial)
-        if not names and not warm:
+        if not names:
             return Verified()
         what = "1 function" if len(names) == 1 else f"{len(names)} functions"
         report(Step("verify", f"Importing {what} in {trial.generation.kernel_name}"))
         variables = Scrubber.masking(trial.after.variables_in_use().values())
         given = {name: self.vault.values(secrets[name]) for name in names if name in secrets}
-        probe = self._probe(trial.generation, lambda text: self.vault.scrubber(variables(text)), trial.is_new)
+        probe = self._probe(trial.generation, lambda text: self.vault.scrubber(variables(text)))
         findings = await probe.ask(
             trial.generation,
             trial.snapshot,
             names,
             describe={p.function.name: _as_written(p) for p in trial.parsed},
             imports={p.function.name: p.written.imports for p in trial.parsed},
-            warm=warm,
             secrets=given,
             child=trial.child,
         )
@@ -117,10 +130,10 @@ class Verifier:
         """A child for a later trial in this generation."""
         return await self._probe(generation, str).ahead(generation)
 
-    def _probe(self, generation: Generation, mask: Callable[[str], str], is_new: bool = False) -> Probe:
+    def _probe(self, generation: Generation, mask: Callable[[str], str], bytecode: Path | None = None) -> Probe:
         passed, python = self.settings.kernel_environment(), generation.python
         env = sandbox.kernel_environment(python, self.home.work, self.home.cache, passed)
-        cage = self.confinement.probes(self.home, generation.folder if is_new else None)
+        cage = self.confinement.probes(self.home, bytecode)
         return Probe(env, self.home.work, self.settings.import_timeout, mask, str(self.home.path), cage)
 
 
@@ -133,10 +146,8 @@ def _others(trial: Trial, changed: Collection[str]) -> list[str]:
     return [f.name for f in active if PACKAGE in f.source and any(name in f.source for name in touched)]
 
 
-def _warm(trial: Trial) -> list[str]:
-    """Of the default packages that a new environment has in another version than the one before it."""
-    if not trial.is_new:
-        return []
+def _needed(trial: Trial) -> list[str]:
+    """Modules of the default packages that a new environment has in another version than the one before it."""
     old = trial.previous.pins if trial.previous else {}
     changed = [name for name in WARM if trial.generation.lock.pins.get(name) != old.get(name)]
     return [module for name in changed for module in WARM[name]]

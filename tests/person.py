@@ -58,6 +58,15 @@ class Person:
         """c or d, with the control key."""
         os.write(self._screen, bytes([ord(key) - 96]))
 
+    def interrupts(self, until: str) -> str:
+        """Press Ctrl-C until this is shown. Python's line editor does not hear one that comes just as it begins."""
+        while self.seen.find(until, self._looked) < 0:
+            self.presses("c")
+            ready, _, _ = select.select([self._screen], [], [], 5)
+            if ready:
+                return self.sees(until)
+        return self.sees(until)
+
     def leaves(self) -> int:
         """Press Ctrl-D, and wait for the end; the exit code."""
         self.presses("d")

@@ -14,7 +14,7 @@ from server.archive import Approval, Archive
 
 USER: dict[str, Any] = {"role": "user", "content": "ä"}
 ASKING: dict[str, Any] = {"role": "assistant", "content": None, "tool_calls": [{"id": "a"}]}
-FAR = time.time() + 1000
+FAR = time.time() + 100_000
 
 
 @pytest.fixture

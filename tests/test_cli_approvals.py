@@ -159,8 +159,11 @@ def test_a_question_that_is_left_can_be_decided_later(sit: Sit, aigbb: Run, prov
         person.sees("you> ")
         person.types(f"left {key}")
         person.sees(CHOICE)
-        person.presses(key)
-        waiting = identity(person.sees("you> "))
+        if key == "c":
+            waiting = identity(person.interrupts("you> "))
+        else:
+            person.presses(key)
+            waiting = identity(person.sees("you> "))
         assert person.leaves() == 0
     done = aigbb("approve", waiting)
     assert (done.exit_code, done.stdout) == (0, "Paid late.\n")
@@ -203,8 +206,7 @@ def test_ctrl_c_stops_a_turn_and_not_the_conversation(sit: Sit, provider: Provid
         person.sees("you> ")
         person.types("hangs")
         person.sees("← pay ok")
-        person.presses("c")
-        person.sees("stopped")
+        person.interrupts("stopped")
         person.sees("you> ")
         person.types("next")
         person.sees("Here.\n")

@@ -265,7 +265,7 @@ def test_tools_are_printed_as_the_service_renders_them(aigbb: Run, area: str, se
     [tool] = json.loads(done.stdout)
     assert tool["name"] == "cli_area"
     assert "user" not in tool["input_schema"]["properties"]
-    assert aigbb("tools", "--format", "prompt", "-t", "geometry").stdout.startswith("## cli_area\nSay the area")
+    assert aigbb("tools", "--format", "prompt", "-t", "geometry").stdout.startswith("### Tool: cli_area\nSay the area")
     strict = aigbb("tools", "--strict")
     with server.client() as client:
         assert json.loads(strict.stdout) == client.get("/tools?strict=true").json()

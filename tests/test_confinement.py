@@ -319,6 +319,22 @@ async def test_an_import_at_registration_sees_no_more_than_a_kernel(place: Place
     assert found.detail.endswith("False)")
 
 
+async def test_an_import_before_an_environment_serves_writes_beside_it_and_not_into_it(
+    place: Place, generation: Generation
+) -> None:
+    beside = place.home.path / "beside"
+    cage = place.confinement.probes(place.home, beside)
+    installed = next(generation.folder.glob("venv/lib/python3*/site-packages/IPython/__init__.py"))
+    code = f"open({str(beside / 'x')!r}, 'w').close(); open({str(installed)!r}, 'a')"
+    beside.mkdir()
+    env = sandbox.kernel_environment(generation.python, place.home.work, place.home.cache, {})
+    child = await sandbox.Child.start([generation.python, "-c", code], env=env, cage=cage)
+    finished = await child.finish(b"", 60)
+    assert (beside / "x").is_file()
+    shutil.rmtree(beside)
+    assert "Read-only file system" in finished.stderr
+
+
 def test_a_machine_without_a_part_is_told_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_bubblewrap", lambda: None)
     monkeypatch.setattr(machine, "version", lambda: 3)

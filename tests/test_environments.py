@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,11 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from kernels import sandbox
 from kernels.environments import Environments, Generation
 from kernels.errors import AigbbError, BuildFailed, IndexUnavailable, InsufficientStorage
 from kernels.home import Home
 from kernels.packages import Lock
+from kernels.probing import Probe
 from kernels.progress import Step, silent
+from server.snapshots import write_snapshot
 from tests.index import Index, serve_index
 
 PYC = f"cpython-{sys.version_info[0]}{sys.version_info[1]}.pyc"
@@ -209,6 +213,77 @@ async def test_bytecode_that_a_package_ships_is_left_as_it_is(environments: Envi
     new = await build(environments, 2, "compiled", "beta", after=old)
     shipped = new.folder / LIBRARY / "compiled" / "__pycache__" / f"__init__.{PYC}"
     assert shipped.read_text() == "not bytecode"
+
+
+async def warmed(environments: Environments, number: int, *requirements: str) -> Generation:
+    """A generation whose packages were imported by a child that leaves their bytecode aside."""
+    generation = await build(environments, number, *requirements)
+    snapshot = environments.home.snapshots / str(number)
+    await asyncio.to_thread(write_snapshot, snapshot, [], {})
+    env = sandbox.kernel_environment(generation.python, environments.home.work, environments.home.cache, {})
+    names = [re.split("[<=>]", requirement)[0] for requirement in requirements]
+    assert await Probe(env, environments.home.work, 30).warm(generation, snapshot, [], names) is None
+    return generation
+
+
+@pytest.mark.anyio
+async def test_bytecode_is_left_aside_by_an_import_and_put_in_its_place_afterwards(environments: Environments) -> None:
+    generation = await warmed(environments, 1, "beta", "compiled")
+    compiled = LIBRARY / "beta" / "__pycache__" / f"__init__.{PYC}"
+    assert not (generation.folder / compiled).exists()
+    await asyncio.to_thread(environments.gather, generation, keep=False)
+    assert (generation.folder / compiled).is_file()
+    shipped = generation.folder / LIBRARY / "compiled" / "__pycache__" / f"__init__.{PYC}"
+    assert shipped.read_text() == "not bytecode"
+    assert not generation.bytecode.exists()
+
+
+@pytest.mark.anyio
+async def test_only_plain_files_beside_a_source_are_gathered(environments: Environments, tmp_path: Path) -> None:
+    generation = await build(environments, 1, "beta")
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else" / f"__init__.{PYC}").write_text("of another")
+    left = generation.bytecode / LIBRARY.relative_to("venv")
+    (left / "beta" / "__pycache__").mkdir(parents=True)
+    (left / "beta" / "__pycache__" / f"__init__.{PYC}").symlink_to(tmp_path / "else" / f"__init__.{PYC}")
+    (left / "beta" / "__pycache__" / f"nothing.{PYC}").write_text("of no source")
+    (left / "beta" / "evil.py").write_text("1")
+    (left / "other").mkdir()
+    (left / "other" / "__pycache__").symlink_to(tmp_path / "else")
+    before = sorted(generation.folder.glob("venv/**/*"))
+    await asyncio.to_thread(environments.gather, generation, keep=False)
+    assert [path for path in sorted(generation.folder.glob("venv/**/*")) if path not in before] == []
+    assert (tmp_path / "else" / f"__init__.{PYC}").read_text() == "of another"
+
+
+@pytest.mark.anyio
+async def test_the_first_generation_of_another_home_has_the_bytecode_of_the_same_lock(
+    environments: Environments, tmp_path: Path
+) -> None:
+    first = await warmed(environments, 1, "alpha<2")
+    await asyncio.to_thread(environments.gather, first, keep=True)
+    compiled = LIBRARY / "alpha" / "__pycache__" / f"__init__.{PYC}"
+    others = replace(
+        environments, home=await asyncio.to_thread(Home.create, tmp_path / "others", environments.home.cache)
+    )
+    same, other = await build(others, 1, "alpha<2"), await build(others, 2, "alpha>=2")
+    assert (same.folder / compiled).samefile(first.folder / compiled)
+    assert not (other.folder / compiled).exists()
+    assert ask(other, "import alpha; print(alpha.version)") == "2.0"
+
+
+@pytest.mark.anyio
+async def test_kept_bytecode_that_python_would_not_use_is_not_linked(environments: Environments) -> None:
+    first = await warmed(environments, 1, "alpha")
+    await asyncio.to_thread(environments.gather, first, keep=True)
+    compiled = LIBRARY / "alpha" / "__pycache__" / f"__init__.{PYC}"
+    os.utime(first.folder / LIBRARY / "alpha" / "__init__.py", (1, 1))  # as when it was unpacked again
+    second = await warmed(environments, 2, "alpha")
+    assert not (second.folder / compiled).exists()
+    await asyncio.to_thread(environments.gather, second, keep=True)
+    assert not (second.folder / compiled).samefile(first.folder / compiled)
+    third = await build(environments, 3, "alpha")
+    assert (third.folder / compiled).samefile(second.folder / compiled)
 
 
 # -- finding and deleting

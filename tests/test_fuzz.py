@@ -36,7 +36,8 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory, cache: Path, generation: Ge
     shutil.copytree(ROOT / "aigbb_functions", folder / "aigbb_functions", ignore=shutil.ignore_patterns("__pycache__"))
     with serving(Parrot) as parrot:
         more = {**parrot.environment, "UV_OFFLINE": "1"}
-        with running_server(folder, cache, more, model="parrot", confirm="never", max_sessions=100) as server:
+        settings = {"model": "parrot", "confirm": "never", "max_sessions": 100, "guess_rate": "-"}
+        with running_server(folder, cache, more, **settings) as server:
             yield server
 
 

@@ -425,20 +425,10 @@ async def test_a_snapshot_that_is_not_there_is_no_functions_fault(
 async def test_warming_imports_what_there_is_and_passes_over_the_rest(
     generation: Generation, home: Home, tmp_path: Path
 ) -> None:
-    write_snapshot_there(
-        tmp_path / "1",
-        [
-            Function(
-                "f",
-                "import sys\nassert 'cgi' in sys.modules or 'colorsys' in sys.modules\ndef f(): pass",
-                (),
-                (),
-                "",
-                "",
-            )
-        ],
-        {},
-    )
+    write_snapshot_there(tmp_path / "1", [], {})
     env = sandbox.kernel_environment(generation.python, tmp_path, home.cache, {})
-    asked = Probe(env, tmp_path, 30).ask(generation, tmp_path / "1", ["f"], warm=["nowhere_at_all", "colorsys"])
-    assert (await asked).failures == {}
+    probe = Probe(env, tmp_path, 30)
+    for needed in (["nowhere_at_all", "colorsys"], []):
+        assert await probe.warm(generation, tmp_path / "1", needed, ["elsewhere_at_all", "antigravity.nothing"]) is None
+    broken = await probe.warm(generation, tmp_path / "1", ["encodings.nothing"], [])
+    assert isinstance(broken, ImportFailed) and "encodings.nothing itself does not import" in broken.detail

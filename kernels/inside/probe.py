@@ -1,7 +1,8 @@
 """Does each function import here, and what is its contract? Run by a generation's own Python.
 
 Reads one JSON object from stdin: {"snapshot": folder, "names": [...], "describe": {name: {"parameters": [as
-written], "declared": bool}}, "imports": {name: [modules]}, "warm": [modules], "secrets": {name: {variable: value}}}.
+written], "declared": bool}}, "imports": {name: [modules]}, "secrets": {name: {variable: value}}}; or, to import
+packages and leave their bytecode in a folder, {"snapshot", "needed": [modules], "used": [modules], "bytecode": folder}.
 Secrets are in the environment while their function is looked at, which comes after those that have none.
 Writes JSON lines: {"importing": name} before each import, so that a death has a culprit; then
 {"failed": name, "ename", "evalue", "module", "traceback"} or {"imported": name}; {"broken": module, "ename",
@@ -19,6 +20,7 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +37,15 @@ def main() -> None:
     confine.apply(confine.take(os.environ))
     snapshot = Path(request["snapshot"])
     os.environ.update(json.loads((snapshot / "environment.json").read_text(encoding="utf-8")))
-    for name in request["warm"]:
-        if (broken := warm(name)) is not None:
-            say(channel, broken)
+    if "bytecode" in request:
+        warm(channel, request)
+    else:
+        look(channel, request, snapshot)
+    os._exit(0)
+
+
+def look(channel: int, request: Mapping[str, Any], snapshot: Path) -> None:
+    """Import functions, and describe them."""
     package = Package()
     package.__show__(snapshot, {path.stem for path in (snapshot / PACKAGE).glob("*.py")} - {"__init__"}, ())
     secrets = request["secrets"]
@@ -49,7 +57,6 @@ def main() -> None:
             if name in request["describe"] and "imported" in found:
                 say(channel, describe(package.__load__(name), name, request["describe"][name]))
     say(channel, {"done": True})
-    os._exit(0)
 
 
 @contextmanager
@@ -72,11 +79,22 @@ def say(channel: int, line: dict[str, Any]) -> None:
         data = data[os.write(channel, data) :]
 
 
-def warm(name: str) -> dict[str, Any] | None:
-    """Import a default package, so that its bytecode and caches are there before somebody waits for them.
+def warm(channel: int, request: Mapping[str, Any]) -> None:
+    """Import packages, so that their bytecode and caches are there before somebody waits for them.
 
-    One that is not installed is passed over; one that is broken is said to be.
+    Those that are needed are said to be broken if they are; what functions use is their own look's to say.
     """
+    collect(Path(request["bytecode"]))
+    for name in request["needed"]:
+        if (broken := failure(name)) is not None:
+            say(channel, broken)
+    say(channel, {"done": True})
+    for name in request["used"]:
+        failure(name)
+
+
+def failure(name: str) -> dict[str, Any] | None:
+    """Why a module does not import; None if it does, or is not installed."""
     try:
         importlib.import_module(name)
     except BaseException as error:
@@ -84,6 +102,19 @@ def warm(name: str) -> dict[str, Any] | None:
             return None
         return {"broken": name, "ename": type(error).__name__, "evalue": text_of(error)}
     return None
+
+
+def collect(folder: Path) -> None:
+    """What Python compiles for this environment goes below `folder`, by the path that it would have here."""
+    here = Path(sys.prefix)
+
+    def set_data(_: SourceFileLoader, path: str, data: bytes, *, _mode: int = 0o666) -> None:
+        if Path(path).is_relative_to(here):
+            target = folder / Path(path).relative_to(here)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+
+    SourceFileLoader.set_data = set_data  # type: ignore[assignment,method-assign]
 
 
 def check(package: Package, name: str, imports: Iterable[str]) -> dict[str, Any]:
