@@ -169,8 +169,8 @@ def members(body: str) -> object:
         return "PNG"
     if body.startswith("# HELP"):
         return set(re.findall(r"^# HELP (aigbb_\w+)", body, re.MULTILINE))
-    if body.startswith("## "):
-        return re.sub(r"(?m)^## (\w+)_\w+$", r"## \1", body)
+    if body.startswith("### "):
+        return re.sub(r"(?m)^### Tool: (\w+)_\w+$", r"### Tool: \1", body)
     found = json.loads(body or "null")
     first = found[0] if isinstance(found, list) else found
     return list(first or {})
