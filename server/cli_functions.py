@@ -32,6 +32,8 @@ from server.tools import Format
 
 app = typer.Typer()
 FUNCTIONS = "Functions"
+tools_app = typer.Typer(invoke_without_command=True)
+app.add_typer(tools_app, name="tools", rich_help_panel=FUNCTIONS)
 
 Pinned = Annotated[str, typer.Argument(metavar="NAME[@N]", help="A function, or a version of it", show_default=False)]
 Env = Annotated[Optional[list[str]], typer.Option("--env", "-e", help="NAME=VALUE; repeatable")]
@@ -257,16 +259,19 @@ def _kind(schema: Any) -> str:
     return "any"
 
 
-@app.command(rich_help_panel=FUNCTIONS)
+@tools_app.callback()
 @command
 def tools(
+    context: typer.Context,
     form: Annotated[Format, typer.Option("--format", help="Whose form; `prompt` is plain text")] = "openai",
     strict: Annotated[bool, typer.Option("--strict", help="In strict form, where there is one")] = False,
     tag: Annotated[Optional[list[str]], typer.Option("--tag", "-t", help="Only with one of these tags")] = None,
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
-    """Print the functions as models take them."""
+    """Print the functions as models take them; `export` writes them to a file."""
+    if context.invoked_subcommand:
+        return
     answer = service(url).fetch("GET", "/tools", format=form, strict=strict, tags=",".join(tag or ()))
     if form == "prompt" and not as_json:
         print_code(answer.text.rstrip() + "\n", "markdown")
@@ -274,3 +279,19 @@ def tools(
         print_json(answer.text if form == "prompt" else answer.json())
     if loose := answer.headers.get("Not-Strict"):
         say(f"[yellow]not strict[/]  {escape(loose)}")
+
+
+@tools_app.command()
+@command
+def export(
+    file: Annotated[Path, typer.Argument(help="Where they are written", show_default=False)] = Path("tools.json"),
+    tag: Annotated[Optional[list[str]], typer.Option("--tag", "-t", help="Only with one of these tags")] = None,
+    url: Url = None,
+) -> None:
+    """Write the functions to a file in OpenAI's form, as fine-tuning reads them."""
+    found = service(url).fetch("GET", "/tools", format="openai", tags=",".join(tag or ())).json()
+    try:
+        file.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise typer.BadParameter(f"{file} could not be written: {error.strerror}.") from error
+    say(f"{len(found)} function{'s' * (len(found) != 1)} in {escape(str(file))}")

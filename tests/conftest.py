@@ -43,6 +43,11 @@ from tests.provider import Provider, serving
 ROOT = Path(__file__).parents[1]
 
 
+def pytest_configure() -> None:
+    """A shell that runs the tests in the background has them, and all that they start, ignore interrupts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What this machine could not test is said at the end, and not only counted."""
     skipped = [report.longrepr for report in terminalreporter.stats.get("skipped", ())]

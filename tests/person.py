@@ -60,11 +60,10 @@ class Person:
 
     def interrupts(self, until: str) -> str:
         """Press Ctrl-C until this is shown. Python's line editor does not hear one that comes just as it begins."""
-        while self.seen.find(until, self._looked) < 0:
+        for _ in range(PATIENCE // 5):
             self.presses("c")
-            ready, _, _ = select.select([self._screen], [], [], 5)
-            if ready:
-                return self.sees(until)
+            if select.select([self._screen], [], [], 5)[0]:
+                break
         return self.sees(until)
 
     def leaves(self) -> int:

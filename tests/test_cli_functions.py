@@ -273,6 +273,15 @@ def test_tools_are_printed_as_the_service_renders_them(aigbb: Run, area: str, se
     assert aigbb("tools", "--format", "unknown").exit_code == 2
 
 
+def test_tools_are_exported_to_a_file(aigbb: Run, area: str, server: Server, tmp_path: Path) -> None:
+    done = aigbb("tools", "export", str(tmp_path / "tools.json"), "--tag", "geometry")
+    assert (done.exit_code, done.stdout) == (0, "") and "1 function in" in done.stderr
+    written = json.loads((tmp_path / "tools.json").read_text(encoding="utf-8"))
+    assert written == json.loads(aigbb("tools", "--tag", "geometry").stdout)
+    refused = aigbb("tools", "export", str(tmp_path / "none" / "tools.json"))
+    assert refused.exit_code == 2 and "could not be written" in refused.stderr
+
+
 # -- call
 
 
