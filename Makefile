@@ -1,22 +1,24 @@
-# Five verbs: serve, test, check, bench, clean. Everything else is in README.md.
+# The verbs are serve, test, check, bench, clean. Everything else is in README.md.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
+FINETUNE := .venv-finetune
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help serve test check bench soak lock clean
+.PHONY: help serve test check bench soak finetune-demo lock clean
 
 help: ## show what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
 
 serve: $(VENV)/.ready ## start the service on 127.0.0.1:8000
 	@$(BIN)/aigbb serve $(ARGS)
 
-test: $(VENV)/.tests ## install what tests need and run them all
+test: $(VENV)/.tests $(FINETUNE)/.ready ## install what tests need and run them all
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(FINETUNE)/bin/python -m pytest finetune/tests -W default -q
 
 check: $(VENV)/.tests ## lint and types only
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -28,11 +30,14 @@ bench: $(VENV)/.ready ## measure this checkout beside what one would use instead
 soak: $(VENV)/.ready ## mixed work and faults for minutes; is anything lost, wrong or left?
 	$(BIN)/python -m benchmarks.soak $(ARGS)
 
+finetune-demo: $(FINETUNE)/.ready ## data, a tiny model, training, evaluation, and a talk in which functions are run: minutes
+	@$(FINETUNE)/bin/python -m finetune.demo $(ARGS)
+
 lock: $(VENV)/.ready ## renew requirements.lock
 	$(UV) pip compile -q --universal --python-version 3.11 --no-header --no-annotate requirements.txt tests/requirements.txt -o requirements.lock
 
-clean: ## remove the virtual environment (the service's home .aigbb stays)
-	rm -rf $(VENV)
+clean: ## remove the virtual environments (the service's home .aigbb stays)
+	rm -rf $(VENV) $(FINETUNE)
 
 $(UV):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "aigbb-functions needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0] + "; run: make PYTHON=python3.12 serve")'
@@ -44,6 +49,14 @@ $(VENV)/.ready: requirements.txt kernels/requirements.txt requirements.lock pypr
 	@echo "Installing the service's packages ..."
 	@$(UV) pip install --quiet --python $(BIN)/python -r requirements.txt -c requirements.lock
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+$(FINETUNE)/.ready: finetune/requirements.txt requirements.txt requirements.lock
+	@echo "Installing what fine-tuning needs into $(FINETUNE) (torch is large) ..."
+	@$(PYTHON) -m venv $(FINETUNE)
+	@$(FINETUNE)/bin/python -m pip install --quiet --disable-pip-version-check -r finetune/requirements.txt \
+		$$(grep -E '^pytest(-timeout)?==' tests/requirements.txt) -c requirements.lock
+	@$(FINETUNE)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
 $(VENV)/.tests: tests/requirements.txt $(VENV)/.ready

@@ -29,7 +29,6 @@ from server import (
 from server.cli_executions import Detach, begin, print_called
 from server.cli_functions import Pinned
 from server.client import Client, path_of
-from server.doctor import examine
 from server.printing import (
     CODE_FAILED,
     REFUSED,
@@ -46,7 +45,6 @@ from server.printing import (
     show_event,
     waiting,
 )
-from server.serving import serve as run_service
 from server.settings import Settings
 
 app = typer.Typer(
@@ -69,6 +67,8 @@ def main() -> None:
 
 def _serve(**flags: Any) -> None:
     """Start the service. Flags win over AIGBB_* variables, those over .env, those over the defaults."""
+    from server.serving import serve as run_service  # all of the service, which no other command needs
+
     run_service(Settings(**{name: value for name, value in flags.items() if value is not None}), err)
 
 
@@ -232,6 +232,8 @@ def sessions(as_json: AsJson = False, url: Url = None) -> None:
 def doctor(as_json: AsJson = False, url: Url = None) -> None:
     """Examine the installation, and say how to mend what is wrong."""
     settings = Settings()
+    from server.doctor import examine
+
     findings = examine(settings, Client.find(settings, url))
     if as_json:
         print_json([{**asdict(f), "fix": "" if f.state == "ok" else f.fix} for f in findings])

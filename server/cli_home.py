@@ -1,20 +1,22 @@
-"""The command line about the home folder itself, with or without a service on it: back it up, restore it."""
+"""The command line about the home folder itself, with or without a service on it: back it up, restore it.
+
+What reads and writes homes is imported by these commands alone: the others answer sooner without it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 from rich.markup import escape
 
-from server.backup import KEYS, Choice, Manifest, back_up, default_name
-from server.damage import usable
 from server.printing import AsJson, command, print_json, say, waiting, write
-from server.restoring import restore as restore_home
 from server.settings import Settings
-from server.snapshots import Projection
+
+if TYPE_CHECKING:
+    from server.backup import Manifest
 
 app = typer.Typer()
 SERVICE = "Service"
@@ -29,6 +31,10 @@ def backup(
     as_json: AsJson = False,
 ) -> None:
     """Write all that the home holds into one file; the service may be running."""
+    from server.backup import KEYS, Choice, back_up, default_name
+    from server.damage import usable
+    from server.snapshots import Projection
+
     settings = Settings()
     target = (file or Path(default_name())).absolute()
     with usable(settings.home), waiting("Backing up", as_json=as_json):
@@ -51,6 +57,10 @@ def restore(
     as_json: AsJson = False,
 ) -> None:
     """Make the home what a backup holds, all of it or nothing. The service must not be running."""
+    from server.damage import usable
+    from server.restoring import restore as restore_home
+    from server.snapshots import Projection
+
     settings = Settings()
     with usable(settings.home), waiting("Restoring", as_json=as_json):
         home = settings.open_home()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from finetune.scripts.answers import read
 from finetune.scripts.generate import HERE, LANGUAGES, Phrases, make, unseen
 from finetune.scripts.items import BadData, Call, Item, parse, problems, read_items, read_tools, write_items
-from finetune.scripts.prompt_utils import PLAIN_TEMPLATE, prompt, read, takes_tools
 
 TOOLS = read_tools(HERE / "configs" / "tools.json")
 PHRASES = Phrases.read(HERE / "data" / "phrases.json")
@@ -81,7 +82,7 @@ def test_an_item_is_a_conversation_and_teaches_each_answer() -> None:
     (before, asked), (later, said) = item.steps()
     assert [message["role"] for message in before] == ["user", "assistant", "user"]
     assert json.loads(asked["tool_calls"][0]["function"]["arguments"]) == {"a": 1, "b": 2}
-    assert later == [*before, asked, {"role": "tool", "tool_call_id": "call_0", "content": "3"}]
+    assert later == [*before, asked, {"role": "tool", "tool_call_id": "call00000", "content": "3"}]
     assert said == {"role": "assistant", "content": "3."}
     assert parse(item.as_json()) == item
 
@@ -108,19 +109,9 @@ def test_words_are_no_call_and_broken_json_is_not_valid() -> None:
     assert not read('{"name": ').valid
 
 
-class Plain:
-    """A tokenizer as far as prompts need one: with no template of its own that takes tools."""
-
-    chat_template = PLAIN_TEMPLATE
-
-    def apply_chat_template(self, messages: list[dict[str, str]], **_: object) -> str:
-        """What it is given, a line a message."""
-        return "\n".join(f"{message['role']}: {message['content']}" for message in messages)
-
-
-def test_without_a_template_for_tools_the_prompt_is_that_of_the_service() -> None:
-    assert not takes_tools(Plain())
-    text = prompt(Plain(), [{"role": "user", "content": "1+2?"}], TOOLS)
-    assert "### Tool: add\nAdd two whole numbers." in text
-    assert '{"name": "the tool\'s name", "arguments"' in text
-    assert text.endswith("user: 1+2?")
+def test_the_items_that_the_documentation_shows_are_valid() -> None:
+    text = (HERE.parent / "docs" / "finetune.md").read_text(encoding="utf-8")
+    [shown] = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
+    items = json.loads(shown)
+    assert [reason for item in items for reason in problems(item, TOOLS)] == []
+    assert {parse(item).kind for item in items} == {"call", "calls", "silent", "clarify"}

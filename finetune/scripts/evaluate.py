@@ -9,16 +9,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from finetune.scripts.answers import Answer, read
 from finetune.scripts.generate import Phrases, unseen
 from finetune.scripts.items import BadData, Call, Item, Tool, read_items, read_tools
-from finetune.scripts.prompt_utils import Answer, prompt, read
 from finetune.scripts.train_sft import Refused, load
 
 HERE = Path(__file__).parents[1]
@@ -109,12 +109,13 @@ def typed(call: Call, tools: Mapping[str, Tool]) -> Call:
 
 def answers(name: str, items: Sequence[Item], tools: Mapping[str, Tool], batch: int = 64) -> list[Answer]:
     """What a model says to each item, greedily. Raises Refused."""
-    model, tokenizer = load(name)
+    model, prompts = load(name)
+    tokenizer = prompts.tokenizer
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device).eval()
     tokenizer.padding_side = "left"
     order = sorted(range(len(items)), key=lambda n: len(items[n].instruction))
-    texts = {n: prompt(tokenizer, items[n].before(), tools) for n in order}
+    texts = {n: prompts.prompt(items[n].before(), tools) for n in order}
     found: dict[int, Answer] = {}
     for start in range(0, len(order), batch):
         some = order[start : start + batch]
@@ -135,17 +136,23 @@ def answers(name: str, items: Sequence[Item], tools: Mapping[str, Tool], batch: 
 
 
 def report(judged: Sequence[Judged], phrases: Phrases | None) -> dict[str, Score]:
-    """Scores by what was expected, by function and by language."""
-    groups: dict[str, Callable[[Judged], bool]] = {"all": lambda _: True}
-    for kind in ("call", "calls", "silent", "clarify"):
-        groups[f"kind: {kind}"] = lambda each, kind=kind: each.item.kind == kind
-    for name in sorted({call.name for each in judged for call in each.item.calls}):
-        groups[f"function: {name}"] = lambda each, name=name: [c.name for c in each.item.calls] == [name]
-    for lang in sorted({each.item.lang for each in judged}):
-        groups[f"language: {lang}"] = lambda each, lang=lang: each.item.lang == lang
-    if phrases is not None:
-        groups["forms never read"] = lambda each: unseen(each.item, phrases)
-    return {name: Score.of([each for each in judged if belongs(each)]) for name, belongs in groups.items()}
+    """Scores of all, and by what was expected, by function, by language and by whether the form was ever read."""
+    groups: dict[str, list[Judged]] = {}
+    for each in judged:
+        for name in _groups(each.item, phrases):
+            groups.setdefault(name, []).append(each)
+    order = ("all", "kind", "function", "language", "forms")
+    return {name: Score.of(groups[name]) for name in sorted(groups, key=lambda n: (order.index(n.split(":")[0]), n))}
+
+
+def _groups(item: Item, phrases: Phrases | None) -> Iterator[str]:
+    yield "all"
+    yield f"kind: {item.kind}"
+    yield f"language: {item.lang}"
+    if item.kind == "call":
+        yield f"function: {item.calls[0].name}"
+        if phrases is not None and not item.history:
+            yield "forms: never read" if unseen(item, phrases) else "forms: read with other words"
 
 
 def table(scores: Mapping[str, Mapping[str, Score]]) -> str:

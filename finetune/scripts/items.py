@@ -25,6 +25,8 @@ Tool = Mapping[str, Any]
 Message = dict[str, Any]
 Kind = Literal["call", "calls", "silent", "clarify"]
 
+# Mistral's chat templates want nine letters and digits.
+CALL_ID = "call00000"
 KEYS = {"instruction", "function_call", "function_calls", "question", "answer", "results", "history", "lang"}
 
 
@@ -100,7 +102,7 @@ class Item:
 def _asking(calls: Sequence[Call]) -> Message:
     tool_calls = [
         {
-            "id": f"call_{n}",
+            "id": _id(n),
             "type": "function",
             "function": {"name": call.name, "arguments": json.dumps(dict(call.parameters), ensure_ascii=False)},
         }
@@ -110,9 +112,11 @@ def _asking(calls: Sequence[Call]) -> Message:
 
 
 def _answers(results: Sequence[Any]) -> list[Message]:
-    return [
-        {"role": "tool", "tool_call_id": f"call_{n}", "content": content_of(result)} for n, result in enumerate(results)
-    ]
+    return [{"role": "tool", "tool_call_id": _id(n), "content": content_of(result)} for n, result in enumerate(results)]
+
+
+def _id(n: int) -> str:
+    return f"{CALL_ID[:4]}{n:05}"
 
 
 def content_of(result: Any) -> str:

@@ -1,19 +1,20 @@
-"""How a model is shown its tools, and how its answer is read: the same for training, evaluation and the service.
+"""How a model is shown its tools: the same for training, evaluation and the service's prompt mode.
 
-A tokenizer whose chat template takes tools is used as its makers meant it. All others get the plain form of the
-service's own prompt mode: sections `### Tool:` in the system message, and calls as JSON in the answer.
+A tokenizer whose chat template tells of tools and calls is used as its makers meant it. All others get the plain form
+of the service's own prompt mode: sections `### Tool:` in the system message, and calls as JSON in the answer.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.scripts.items import Call, Message, Tool
-from server.dialects import calls_in, demanded, in_text, with_system
+from jinja2 import TemplateError
+
+from finetune.scripts.items import CALL_ID, Message, Tool
+from server.dialects import demanded, in_text, with_system
 from server.tools import section
 
 # Where a tokenizer has no chat template at all: the model learns this one.
@@ -23,89 +24,65 @@ PLAIN_TEMPLATE = (
     "{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '### Assistant:\\n' }}{%- endif %}"
 )
-_CALL = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|$)", re.DOTALL)
-_MISTRAL = "[TOOL_CALLS]"
-_ENDS = re.compile(r"<\|[a-z_]+\|>|</?s>")
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a model said. valid: that it is words, or calls that are JSON with a name and an object of parameters."""
+class Prompts:
+    """Conversations as one tokenizer's model reads them. Made by `of`.
 
-    calls: tuple[Call, ...]
-    words: str
-    valid: bool = True
-
-
-def takes_tools(tokenizer: Any) -> bool:
-    """Whether a tokenizer's own chat template shows tools."""
-    template = tokenizer.chat_template
-    texts = template.values() if isinstance(template, dict) else [template or ""]
-    return any(re.search(r"\btools\b", text) for text in texts)
-
-
-def prepared(tokenizer: Any) -> Any:
-    """The tokenizer, with a chat template in any case, and something to pad with."""
-    if not tokenizer.chat_template:
-        tokenizer.chat_template = PLAIN_TEMPLATE
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def prompt(tokenizer: Any, messages: Sequence[Message], tools: Mapping[str, Tool], *, ask: bool = True) -> str:
-    """A conversation as the text that the model reads. ask: with the beginning of the answer that is wanted."""
-    if takes_tools(tokenizer):
-        shown = [{"type": "function", "function": dict(tool)} for tool in tools.values()]
-        return _applied(tokenizer, _with_objects(messages), ask, tools=shown)
-    text = "\n\n".join(section(tool["name"], tool["description"], tool["parameters"]) for tool in tools.values())
-    return _applied(tokenizer, with_system(demanded(text), in_text(messages)), ask)
-
-
-def taught(tokenizer: Any, before: Sequence[Message], answer: Message, tools: Mapping[str, Tool]) -> tuple[str, str]:
-    """A prompt, and what the model is to go on with, its end included.
-
-    Raises ValueError where the chat template changes what came before when something follows.
+    native: its own chat template shows tools, calls and results. ChatGLM's, for one, shows tools and leaves calls out.
     """
-    asked, whole = prompt(tokenizer, before, tools), prompt(tokenizer, [*before, answer], tools, ask=False)
-    if not whole.startswith(asked):
-        raise ValueError(
-            "The chat template rewrites a conversation when it goes on, so an answer cannot be told apart."
-        )
-    return asked, whole[len(asked) :]
+
+    tokenizer: Any
+    native: bool
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> Prompts:
+        """For a tokenizer, which gets a chat template if it has none, and something to pad with."""
+        if not tokenizer.chat_template:
+            tokenizer.chat_template = PLAIN_TEMPLATE
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return cls(tokenizer, _shows_calls(tokenizer))
+
+    def prompt(self, messages: Sequence[Message], tools: Mapping[str, Tool], *, ask: bool = True) -> str:
+        """A conversation as text. ask: with the beginning of the answer that is wanted."""
+        if self.native:
+            shown = [{"type": "function", "function": dict(tool)} for tool in tools.values()]
+            return _applied(self.tokenizer, _with_objects(messages), ask, tools=shown)
+        text = "\n\n".join(section(tool["name"], tool["description"], tool["parameters"]) for tool in tools.values())
+        return _applied(self.tokenizer, with_system(demanded(text), in_text(messages)), ask)
+
+    def taught(self, before: Sequence[Message], answer: Message, tools: Mapping[str, Tool]) -> tuple[str, str]:
+        """A prompt, and what the model is to go on with, its end included.
+
+        Raises ValueError where the chat template changes what came before when something follows.
+        """
+        asked, whole = self.prompt(before, tools), self.prompt([*before, answer], tools, ask=False)
+        if not whole.startswith(asked):
+            raise ValueError(
+                "The chat template rewrites a conversation when it goes on, so an answer cannot be told apart."
+            )
+        said = whole[len(asked) :]
+        # Where the template ends an answer by what comes next, the model would never learn to stop.
+        ends = any(token in said for token in self.tokenizer.all_special_tokens)
+        return asked, said if ends else said + self.tokenizer.eos_token
 
 
-def read(text: str) -> Answer:
-    """What a model's text means, whichever of the known forms it has: Qwen's, Mistral's, or JSON by itself."""
-    text = _ENDS.sub("", text).strip()
-    if "<tool_call>" in text:
-        return _read_each(_CALL.findall(text), text.partition("<tool_call>")[0])
-    if _MISTRAL in text:
-        before, _, calls = text.partition(_MISTRAL)
-        return _read_each([calls], before)
-    found = calls_in(text)
-    if found is None:
-        return Answer((), text, valid=not text.startswith(("{", "[")))
-    return _read_each([text], found[0])
-
-
-def _read_each(texts: Sequence[str], words: str) -> Answer:
-    calls: list[Call] = []
-    for text in texts:
-        found = calls_in(text)
-        parsed = [_call(call.name, call.arguments) for call in found[1]] if found else []
-        if not parsed or not all(parsed):
-            return Answer(tuple(calls), words.strip(), valid=False)
-        calls += [call for call in parsed if call]
-    return Answer(tuple(calls), words.strip())
-
-
-def _call(name: str, arguments: str) -> Call | None:
+def _shows_calls(tokenizer: Any) -> bool:
+    """Whether a template tells of tools, of a call, its argument and its result. It may refuse, in words of its own."""
+    tool = {"name": "lookup", "description": "Looks.", "parameters": {"type": "object", "properties": {}}}
+    function = {"name": "lookup", "arguments": {"key": "argument"}}
+    messages: list[Message] = [
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": "", "tool_calls": [{"id": CALL_ID, "type": "function", "function": function}]},
+        {"role": "tool", "tool_call_id": CALL_ID, "content": "result"},
+    ]
     try:
-        parameters = json.loads(arguments)
-    except ValueError:
-        return None
-    return Call(name, parameters) if isinstance(parameters, dict) else None
+        text = _applied(tokenizer, messages, True, tools=[{"type": "function", "function": tool}])
+    except (TemplateError, TypeError, ValueError):
+        return False
+    return all(word in text for word in ("lookup", "argument", "result"))
 
 
 def _applied(tokenizer: Any, messages: Sequence[Mapping[str, Any]], ask: bool, **more: Any) -> str:

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = command(folder, given.port, gpu=torch.cuda.is_available(), family=family)
     print(f"{folder.name} as {folder} at http://127.0.0.1:{given.port}/v1; for the service:")
     print(f"  OPENAI_BASE_URL=http://127.0.0.1:{given.port}/v1 OPENAI_API_KEY=none AIGBB_MODEL={folder}", flush=True)
-    os.execv(argv[0], argv)
+    os.execv(argv[0], argv)  # noqa: S606
 
 
 if __name__ == "__main__":

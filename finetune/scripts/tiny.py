@@ -17,7 +17,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, set_seed
 
 from finetune.scripts.items import Item, read_items, read_tools
-from finetune.scripts.prompt_utils import prompt
+from finetune.scripts.prompt_utils import Prompts
 
 HERE = Path(__file__).parents[1]
 END, START, PAD = "<|im_end|>", "<|im_start|>", "<|endoftext|>"
@@ -126,7 +126,7 @@ def teach_copying(model: Qwen2ForCausalLM, steps: int, seed: int) -> float:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    return loss.item()
+    return float(loss)
 
 
 def texts_of(items: Sequence[Item]) -> Iterator[str]:
@@ -157,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"copying: loss {teach_copying(model, given.copy_steps, given.seed):.3f} after {given.copy_steps} steps")
     model.save_pretrained(given.out)
     tokenizer.save_pretrained(given.out)
-    length = len(tokenizer(prompt(tokenizer, items[0].before(), tools))["input_ids"])
+    length = len(tokenizer(Prompts.of(tokenizer).prompt(items[0].before(), tools))["input_ids"])
     print(f"{given.out}: {model.num_parameters() / 1e6:.1f} million parameters, {len(tokenizer)} tokens,")
     print(f"a question is about {length} tokens.")
 

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -22,12 +23,12 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 
 from finetune.scripts.items import BadData, Item, Tool, read_items, read_tools
-from finetune.scripts.prompt_utils import prepared, taught
+from finetune.scripts.prompt_utils import Prompts
 
 HERE = Path(__file__).parents[1]
 
@@ -54,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     add("--gradient_checkpointing", type=_flag, default=False)
     add("--max_length", type=int, default=2048, help="tokens; longer items are refused")
     add("--save_steps", type=int, default=200)
+    add("--logging_steps", type=int, default=10)
     add("--max_steps", type=int, default=-1)
     add("--dtype", choices=["auto", "bf16", "fp16", "fp32"], default="auto")
     add("--seed", type=int, default=7)
@@ -69,12 +71,12 @@ def _flag(text: str) -> bool:
 # -- data
 
 
-def examples(tokenizer: Any, items: Sequence[Item], tools: Mapping[str, Tool], longest: int) -> list[dict[str, Any]]:
+def examples(prompts: Prompts, items: Sequence[Item], tools: Mapping[str, Tool], longest: int) -> list[dict[str, Any]]:
     """Each answer of each item as tokens, with labels for the answer alone. Raises BadData."""
-    found = []
+    found, tokenizer = [], prompts.tokenizer
     for n, item in enumerate(items):
         for before, answer in item.steps():
-            asked, said = taught(tokenizer, before, answer, tools)
+            asked, said = prompts.taught(before, answer, tools)
             first = tokenizer(asked, add_special_tokens=False)["input_ids"]
             second = tokenizer(said, add_special_tokens=False)["input_ids"]
             if len(first) + len(second) > longest:
@@ -86,11 +88,11 @@ def examples(tokenizer: Any, items: Sequence[Item], tools: Mapping[str, Tool], l
 # -- model
 
 
-def load(name: str) -> tuple[Any, Any]:
-    """Model and tokenizer. Raises Refused."""
+def load(name: str) -> tuple[Any, Prompts]:
+    """The model, and how it reads. Raises Refused."""
     try:
-        tokenizer = prepared(AutoTokenizer.from_pretrained(name))
-        return AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32), tokenizer
+        prompts = Prompts.of(AutoTokenizer.from_pretrained(name))
+        return AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32), prompts
     except (OSError, ValueError) as error:
         raise Refused(
             f"The model {name!r} could not be loaded: {str(error).splitlines()[0]} "
@@ -123,7 +125,7 @@ def trainer_of(given: argparse.Namespace, model: Any, tokenizer: Any, data: Mapp
         train_sampling_strategy="group_by_length",
         lr_scheduler_type="cosine",
         warmup_steps=0.05,
-        logging_steps=10,
+        logging_steps=given.logging_steps,
         save_steps=given.save_steps,
         save_total_limit=2,
         eval_strategy="steps" if "eval" in data else "no",
@@ -170,23 +172,29 @@ def train(given: argparse.Namespace) -> dict[str, Any]:
     files = {"train": given.train_file, **({"eval": given.eval_file} if given.eval_file else {})}
     items = {name: read_items(path, tools) for name, path in files.items()}
     set_seed(given.seed)
-    model, tokenizer = load(given.base_model)
-    made = {name: examples(tokenizer, each, tools, given.max_length) for name, each in items.items()}
+    model, prompts = load(given.base_model)
+    made = {name: examples(prompts, each, tools, given.max_length) for name, each in items.items()}
     given.output_dir.mkdir(parents=True, exist_ok=True)
-    trainer = trainer_of(given, model, tokenizer, {n: Dataset.from_list(each) for n, each in made.items()})
-    checkpoint = get_last_checkpoint(str(given.output_dir))
+    trainer = trainer_of(given, model, prompts.tokenizer, {n: Dataset.from_list(each) for n, each in made.items()})
+    checkpoint = last_checkpoint(given.output_dir)
     if checkpoint:
-        print(f"Going on from {Path(checkpoint).name}.")
+        print(f"Going on from {checkpoint.name}.")
     start = time.monotonic()
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.monotonic() - start
     trainer.save_model(str(given.output_dir))
-    tokenizer.save_pretrained(given.output_dir)
+    prompts.tokenizer.save_pretrained(given.output_dir)
     history = trainer.state.log_history
     draw(history, given.output_dir / "loss.svg")
     card = _card(given, files, made, trainer, seconds)
     (given.output_dir / "run.json").write_text(json.dumps(card, indent=1, default=str) + "\n", encoding="utf-8")
     return card
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest that was written to its end: the trainer's state comes last."""
+    whole = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").exists()]
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 def _card(
@@ -211,6 +219,7 @@ def _card(
         "steps": trainer.state.global_step,
         "seconds": round(seconds, 1),
         "loss": {"first": losses[0], "last": losses[-1]} if losses else {},
+        "history": [line for line in trainer.state.log_history if "loss" in line or "eval_loss" in line],
     }
 
 
@@ -242,6 +251,13 @@ def merge(folder: Path, out: Path) -> None:
     AutoTokenizer.from_pretrained(folder).save_pretrained(out)
 
 
+def is_full(folder: Path, error: Exception) -> bool:
+    """Whether the disk is why something could not be written. Torch does not say so."""
+    if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+        return True
+    return "file write failed" in str(error) and shutil.disk_usage(folder).free < 2**20
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Train; a sentence for what is wrong. Exit codes: 0, 1 for bad data, a missing model or a full disk."""
     given = parser().parse_args(argv)
@@ -252,8 +268,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (BadData, Refused) as error:
         print(error, file=sys.stderr)
         return 1
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not is_full(given.output_dir, error):
             raise
         print(f"The disk is full: free space under {given.output_dir}, then run the same again.", file=sys.stderr)
         return 1
