@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Self
@@ -24,6 +24,8 @@ Profile = Literal["off", "default", "hardened"]
 INSIDE = Path(__file__).parent / "inside"
 # In a process's environment: what it has to apply to itself before anything else. Users' code does not see it.
 RULES = "AIGBB_RULES"
+# In a sandboxed kernel's environment until it looks: an open file that stands for the service's process.
+SERVICE = "AIGBB_SERVICE"
 MIB = 1024 * 1024
 # Bytes of `/tmp` in a hardened sandbox, which is memory.
 SMALL = 64 * MIB
@@ -102,7 +104,7 @@ class Cage:
     """What one process, or a parent with its forks, is confined to. `Confinement` makes it; the default is nothing.
 
     hidden is not to be seen, read and write are, though they be in a hidden folder; empty are folders of which it
-    has one of its own, in memory.
+    has one of its own, in memory. watches: a kernel, which has to see whether the service is still there.
     """
 
     profile: Profile = "off"
@@ -114,6 +116,7 @@ class Cage:
     network: bool = True
     bounds: Bounds = field(default_factory=Bounds)
     cgroups: Cgroups | None = None
+    watches: bool = False
 
     def group(self, *, kernels: int = 1) -> Group | None:
         """A new group for the limits of one kernel, or of a parent that has so many of them at a time."""
@@ -140,15 +143,39 @@ class Cage:
             yield Entered([str(part) for part in argv])
             return
         wrapped = [str(self.bubblewrap), *self._namespaces(), *await asyncio.to_thread(self._files)]
-        if self.profile != "hardened":
-            yield Entered([*wrapped, "--", *map(str, argv)])
+        with self._service() as service:
+            wrapped += [part for number in service for part in ("--setenv", SERVICE, str(number))]
+            if self.profile != "hardened":
+                yield Entered([*wrapped, "--", *map(str, argv)], service)
+                return
+            async with self._filtered(wrapped, argv, service) as entered:
+                yield entered
+
+    @contextmanager
+    def _service(self) -> Iterator[tuple[int, ...]]:
+        """An open file that stands for this process, for a child that may be started while this one dies.
+
+        Bubblewrap asks to die with us, but only once it runs: who was killed before is survived.
+        """
+        if not self.watches:
+            yield ()
             return
+        descriptor = os.pidfd_open(os.getpid())
+        try:
+            yield (descriptor,)
+        finally:
+            os.close(descriptor)
+
+    @asynccontextmanager
+    async def _filtered(
+        self, wrapped: list[str], argv: Sequence[str | Path], service: tuple[int, ...]
+    ) -> AsyncIterator[Entered]:
         descriptor, gate = await asyncio.to_thread(_filter), Gate() if self.cgroups else None
         try:
             wrapped += ["--seccomp", str(descriptor)]
             doors = (gate.told[1], gate.waits[0]) if gate else ()
             wrapped += ["--info-fd", str(doors[0]), "--block-fd", str(doors[1])] if doors else []
-            yield Entered([*wrapped, "--", *map(str, argv)], (descriptor, *doors), gate)
+            yield Entered([*wrapped, "--", *map(str, argv)], (descriptor, *doors, *service), gate)
         finally:
             os.close(descriptor)
             if gate is not None:
@@ -253,7 +280,8 @@ class Confinement:
         """For kernels, and for the parent that they are forked from; `sockets(runtime)` is there for them."""
         write = (home.work, sockets(runtime), home.cache / "matplotlib")
         read = (home.generations, home.snapshots, INSIDE)
-        return self._cage(home, hidden=(runtime,), read=read, write=write, network=network)
+        cage = self._cage(home, hidden=(runtime,), read=read, write=write, network=network)
+        return replace(cage, watches=True)
 
     def probes(self, home: Home, bytecode: Path | None = None) -> Cage:
         """For a child that imports functions, or packages alone: then there is a folder for their bytecode."""

@@ -286,6 +286,7 @@ def tools(
 def export(
     file: Annotated[Path, typer.Argument(help="Where they are written", show_default=False)] = Path("tools.json"),
     tag: Annotated[Optional[list[str]], typer.Option("--tag", "-t", help="Only with one of these tags")] = None,
+    as_json: AsJson = False,
     url: Url = None,
 ) -> None:
     """Write the functions to a file in OpenAI's form, as fine-tuning reads them."""
@@ -294,4 +295,7 @@ def export(
         file.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise typer.BadParameter(f"{file} could not be written: {error.strerror}.") from error
-    say(f"{len(found)} function{'s' * (len(found) != 1)} in {escape(str(file))}")
+    if as_json:
+        print_json({"file": str(file), "functions": len(found)})
+    else:
+        say(f"{len(found)} function{'' if len(found) == 1 else 's'} in {escape(str(file))}")

@@ -616,3 +616,17 @@ async def test_nothing_of_ours_shadows_what_users_import(kernel: Kernel) -> None
     code = "import importlib.util\n[importlib.util.find_spec(name) for name in ('launch', 'probe', 'functions')]"
     execution = await fold(kernel.execute(Task.code(code), timeout=20, max_output=1 << 20))
     assert execution.result == "[None, None, None]"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a sandbox takes Linux")
+def test_a_kernel_whose_service_was_killed_while_its_sandbox_came_up_ends(generation: Generation) -> None:
+    argv = [str(generation.python), launch.__file__, "--warm"]
+    with subprocess.Popen(["sleep", "100"]) as service:
+        descriptor = os.pidfd_open(service.pid)
+        service.kill()
+    try:
+        env = {"AIGBB_SERVICE": str(descriptor), "AIGBB_GENERATION": str(generation.folder)}
+        done = subprocess.run(argv, env=env, pass_fds=(descriptor,), stdin=subprocess.DEVNULL, timeout=60)
+    finally:
+        os.close(descriptor)
+    assert done.returncode == 1

@@ -80,7 +80,7 @@ async def site(terms: Terms = TERMS) -> AsyncIterator[Site]:
         await send({"type": "http.response.start", "status": 200, "headers": [length]})
         await send({"type": "http.response.body", "body": body})
 
-    config = uvicorn.Config(app, ws="none", lifespan="off", log_level="error", access_log=False)
+    config = uvicorn.Config(app, ws="none", lifespan="off", log_level="error", access_log=False, log_config=None)
     config.load()
     state = ServerState()
     kind = bounded(terms)

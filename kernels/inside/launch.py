@@ -8,6 +8,7 @@ import ctypes
 import fcntl
 import importlib.util
 import os
+import select
 import signal
 import sys
 from collections.abc import Sequence
@@ -47,6 +48,15 @@ def confine_this() -> None:
         os.setsid()
 
 
+def end_without_service() -> None:
+    """A service that was killed while its sandbox came up could not take it along."""
+    if (number := os.environ.pop("AIGBB_SERVICE", "")) != "":
+        descriptor = int(number)
+        if select.select([descriptor], [], [], 0)[0]:
+            os._exit(1)
+        os.close(descriptor)
+
+
 def die_with_parent(parent: int) -> None:
     """Ask Linux for SIGKILL when the parent ends; elsewhere ipykernel's parent poller does it."""
     if sys.platform == "linux":
@@ -73,6 +83,7 @@ def arguments(*, owned: bool, given: Sequence[str] = ()) -> list[str]:
 def main() -> None:
     """Prepare the process, then hand it to ipykernel."""
     generation = Path(os.environ["AIGBB_GENERATION"])
+    end_without_service()
     lock = hold(generation)
     become_importable()
     confine_this()
