@@ -17,7 +17,7 @@ serve: $(VENV)/.ready ## start the service on 127.0.0.1:8000
 test: $(VENV)/.tests $(FINETUNE)/.ready ## install what tests need and run them all
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 	$(FINETUNE)/bin/python -m pytest finetune/tests -W default -q
 
 check: $(VENV)/.tests ## lint and types only

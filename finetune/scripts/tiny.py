@@ -126,7 +126,7 @@ def teach_copying(model: Qwen2ForCausalLM, steps: int, seed: int) -> float:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    return float(loss)
+    return float(loss.detach())
 
 
 def texts_of(items: Sequence[Item]) -> Iterator[str]:

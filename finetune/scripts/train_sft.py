@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback, set_seed
+from transformers.utils.logging import disable_progress_bar
 from trl import SFTConfig, SFTTrainer
 
 from finetune.scripts.items import BadData, Item, Tool, read_items, read_tools
@@ -141,7 +141,7 @@ def trainer_of(given: argparse.Namespace, model: Any, tokenizer: Any, data: Mapp
         **precision(given.dtype),
     )
     lora = LoraConfig(r=given.lora_r, lora_alpha=2 * given.lora_r, target_modules="all-linear", task_type="CAUSAL_LM")
-    return SFTTrainer(
+    trainer = SFTTrainer(
         model,
         args=config,
         train_dataset=data["train"],
@@ -150,6 +150,8 @@ def trainer_of(given: argparse.Namespace, model: Any, tokenizer: Any, data: Mapp
         peft_config=lora if given.use_lora else None,
         callbacks=[Told()],
     )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 class Told(TrainerCallback):  # type: ignore[misc]
@@ -261,6 +263,8 @@ def is_full(folder: Path, error: Exception) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     """Train; a sentence for what is wrong. Exit codes: 0, 1 for bad data, a missing model or a full disk."""
     given = parser().parse_args(argv)
+    if not sys.stderr.isatty():
+        disable_progress_bar()
     try:
         card = train(given)
         if given.use_lora:
@@ -268,7 +272,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (BadData, Refused) as error:
         print(error, file=sys.stderr)
         return 1
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # each library has its own for a full disk
         if not is_full(given.output_dir, error):
             raise
         print(f"The disk is full: free space under {given.output_dir}, then run the same again.", file=sys.stderr)
