@@ -143,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """All of it. Exit code 1 where a goal is not reached."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--folder", type=Path, default=ROOT / ".finetune")
-    parser.add_argument("--items", type=int, default=12_000)
+    parser.add_argument("--items", type=int, default=24_000)
     given = parser.parse_args(argv)
     folder: Path = given.folder.absolute()
     shutil.rmtree(folder, ignore_errors=True)

@@ -232,8 +232,11 @@ class Changer:
                 ahead = None if dry_run else self._ahead(before.snapshot)
                 await on_disk(self._write_snapshot, after, after.snapshot, ahead)
             with clock.stage("verify"):
-                start = self._begin_start(generation, after.snapshot) if plan.is_new else None
-                verified = await self._verify(generation, after, change, plan, report)
+                trial = self._trial(generation, after, change, plan)
+                if plan.is_new:
+                    await self._compile(trial, report)
+                    start = self._begin_start(generation, after.snapshot)
+                verified = await self._verify(trial, report)
                 kernel = await start if start else None
             versions = [replace(v, function=f) for v, f in zip(new, verified.functions, strict=True)]
             applied = Applied(plan, [*versions, *change.activated], verified.warnings)
@@ -305,21 +308,21 @@ class Changer:
             if not start.cancelled() and start.exception() is None:
                 await start.result().stop()
 
-    async def _verify(
-        self, generation: Generation, after: State, change: Change, plan: Plan, report: Report
-    ) -> Verified:
+    def _trial(self, generation: Generation, after: State, change: Change, plan: Plan) -> Trial:
         previous = self._serving.generation.lock if self._serving else None
         snapshot = self._home.snapshots / str(after.snapshot)
         activated = [v.function.name for v in change.activated]
-        child = None if plan.is_new else await self._probes.take()
+        return Trial(generation, snapshot, after, change.parsed, activated, change.removed, plan.is_new, previous)
+
+    async def _compile(self, trial: Trial, report: Report) -> None:
+        """Before anything else of a new environment runs, which would compile the same and could not keep it."""
+        await self._verifier.warm(trial, report)
+        await on_disk(self._environments.gather, trial.generation, keep=trial.previous is None)
+
+    async def _verify(self, trial: Trial, report: Report) -> Verified:
+        child = None if trial.is_new else await self._probes.take()
         try:
-            trial = Trial(
-                generation, snapshot, after, change.parsed, activated, change.removed, plan.is_new, previous, child
-            )
-            if plan.is_new:
-                await self._verifier.warm(trial, report)
-                await on_disk(self._environments.gather, generation, keep=previous is None)
-            return await self._verifier.verify(trial, report)
+            return await self._verifier.verify(replace(trial, child=child), report)
         finally:
             if child is not None:
                 await child.stop()

@@ -22,7 +22,8 @@ from server.functions import Declared, Function
 from server.reading import read
 from server.snapshots import write_snapshot
 
-pytestmark = pytest.mark.anyio
+# How a kernel was started makes no difference to calls; test_kernel.py has both.
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("launch", ["forked"], indirect=True)]
 
 BUDGET = 1000
 

@@ -94,6 +94,28 @@ def test_chat(service: Server, provider: Provider) -> None:
     assert names(service) == []
 
 
+def test_a_talk_in_the_terminal_keeps_its_history(service: Server, provider: Provider, tmp_path: Path) -> None:
+    source = (ROOT / "finetune" / "functions" / "add.py").read_text()
+    typed = tmp_path / "typed"
+    typed.write_text("What is 3 plus 4?\nAnd 5 more?\n\n")
+    provider.write_down(
+        "What is 3 plus 4?", asks(("add", {"a": 3, "b": 4})), says("7."), asks(("add", {"a": 7, "b": 5})), says("12.")
+    )
+    with service.client() as client, typed.open() as stdin:
+        assert client.post("/register", json={"source": source}).status_code == 201
+        lines = run(service, "../finetune/examples/test_infer", stdin=stdin.fileno())
+        assert client.delete("/functions/add").status_code == 204
+    assert lines == [
+        'What would you like to know?   calls add({"a": 3, "b": 4})',
+        "  the kernel answers 7",
+        "7.",
+        'Anything else?   calls add({"a": 7, "b": 5})',
+        "  the kernel answers 12",
+        "12.",
+        "Anything else? ",
+    ]
+
+
 def test_versions(service: Server) -> None:
     lines = run(service, "versions")
     assert lines[:2] == ["--- example_greet@1", "+++ example_greet@2"]

@@ -1,34 +1,50 @@
-"""Talk to a model in the terminal; its calls are run by the service: `python finetune/examples/test_infer.py`.
+"""Talk to a model in the terminal; the service runs what it calls: `python finetune/examples/test_infer.py`.
 
-The service is the one that runs on this machine (`make serve`), with its model set; see docs/finetune.md.
+Needs a running service that has a model (docs/finetune.md). The history goes along; an empty line is the end.
 """
 
 from __future__ import annotations
 
-import argparse
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from server.client import Aigbb
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from server.client import Client
+from server.settings import Settings
 
 
-def talk(model: str | None) -> None:
-    """Question after question, until there is none. The history goes along."""
-    messages: list[Any] = []
-    more = {"model": model} if model else {}
-    with Aigbb() as aigbb:
-        while question := input("You: " if not messages else "Anything else? ").strip():
-            messages.append({"role": "user", "content": question})
-            turn = aigbb.chat(messages, **more)
-            for message in turn.messages[len(messages) :]:
-                for call in message.get("tool_calls") or ():
-                    print(f"  calls {call['function']['name']}({call['function']['arguments']})")
-                if message["role"] == "tool":
-                    print(f"  result {message['content']}")
-            messages = list(turn.messages)
-            print(f"Model: {turn.text}")
+def happened(messages: list[Mapping[str, Any]]) -> Iterator[str]:
+    """What a turn added, a line each."""
+    for message in messages:
+        for call in message.get("tool_calls") or ():
+            yield f"  calls {call['function']['name']}({call['function']['arguments']})"
+        if message["role"] == "tool":
+            yield f"  the kernel answers {message['content']}"
+
+
+def main() -> None:
+    """Question after question."""
+    service, messages = Client.find(Settings(), None), list[Mapping[str, Any]]()
+    asking = "What would you like to know? "
+    while question := _line(asking):
+        sent = [*messages, {"role": "user", "content": question}]
+        done = service.request("POST", "/chat", {"messages": sent})
+        for line in happened(done["messages"][len(sent) :]):
+            print(line)
+        messages = done["messages"]
+        print(f"{done['content'] or done['status']}")
+        asking = "Anything else? "
+
+
+def _line(asking: str) -> str:
+    try:
+        return input(asking).strip()
+    except EOFError:
+        return ""
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
-    parser.add_argument("--model", help="another than AIGBB_MODEL")
-    talk(parser.parse_args().model)
+    main()

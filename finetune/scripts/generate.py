@@ -23,6 +23,8 @@ HERE = Path(__file__).parents[1]
 LANGUAGES = ("en", "zh")
 # How often each kind is made, of a hundred.
 SHARES: Mapping[str, int] = {"call": 50, "calls": 8, "silent": 28, "clarify": 8, "talk": 6}
+# How many single calls have their result told, of a hundred; the last question of a talk always has.
+TOLD = 35
 FIRST_DAY = date(2024, 1, 1)
 
 
@@ -62,7 +64,7 @@ class Generator:
     def items(self) -> Iterator[Item]:
         """Items without end."""
         makers: Mapping[str, Callable[[str], Item]] = {
-            "call": lambda lang: self._call(self._function(), lang),
+            "call": self._single,
             "calls": self._calls,
             "silent": self._silent,
             "clarify": self._clarify,
@@ -75,6 +77,10 @@ class Generator:
 
     def _function(self) -> str:
         return self._random.choice(list(self._tools))
+
+    def _single(self, lang: str) -> Item:
+        item = self._call(self._function(), lang)
+        return item if self._random.randrange(100) < TOLD else replace(item, results=(), said=None)
 
     def _call(self, name: str, lang: str) -> Item:
         said = self._phrases.functions[name][lang]

@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train, test = make(TOOLS, PHRASES, seed=3, train=400, test=24)
     write_items(place / "train.json", train)
     write_items(place / "test.json", test)
-    tiny.main(f"--train_file {place}/train.json --out {place}/base --width 64 --layers 2 --copy_steps 1".split())
+    tiny.main(f"--train_file {place}/train.json --out {place}/base --width 64 --layers 2".split())
     return place
 
 
