@@ -25,17 +25,18 @@ import httpx2
 ROOT = Path(__file__).parents[1]
 HERE = Path(__file__).parent
 QUESTIONS = ("What is 508 plus 696?", "Convert 250 euros to yen.")
-# What fits the tiny model: enough steps at a high rate.
+# What fits the tiny model: each item once, in small steps at a high rate.
 TRAINING = {
     "use_lora": "false",
-    "num_train_epochs": "2",
-    "learning_rate": "1e-3",
-    "per_device_train_batch_size": "32",
+    "num_train_epochs": "1",
+    "learning_rate": "2e-3",
+    "adam_beta2": "0.98",
+    "per_device_train_batch_size": "16",
     "gradient_accumulation_steps": "1",
     "save_steps": "500",
 }
 GOALS: Mapping[str, Mapping[str, float]] = {
-    "all": {"name": 0.95, "exact": 0.85},
+    "kind: call": {"name": 0.95, "exact": 0.85},
     "kind: silent": {"silence": 0.9},
 }
 
@@ -143,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """All of it. Exit code 1 where a goal is not reached."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--folder", type=Path, default=ROOT / ".finetune")
-    parser.add_argument("--items", type=int, default=24_000)
+    parser.add_argument("--items", type=int, default=28_000)
     given = parser.parse_args(argv)
     folder: Path = given.folder.absolute()
     shutil.rmtree(folder, ignore_errors=True)
@@ -155,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with service(folder, ports[0], str(model), base_url) as client:
         tools.write_text(client.get("/tools", params={"format": "openai"}).text, encoding="utf-8")
         step("Data from its tools")
-        run("generate", "--tools", str(tools), "--out", str(folder), "--train", str(given.items))
+        run("generate", "--tools", str(tools), "--out", str(folder), "--train", str(given.items), "--test", "500")
         train, test = str(folder / "train.json"), str(folder / "test.json")
         step("A tiny model that knows nothing")
         run("tiny", "--tools", str(tools), "--train_file", train, "--out", str(base))
@@ -164,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         common = ["--tools", str(tools), "--train_file", train, "--base_model", str(base), "--output_dir", str(model)]
         run("train_sft", *common, *options)
         step("Evaluation, beside the untrained model")
-        asked = ["--tools", str(tools), "--test_file", test, "--phrases", str(HERE / "data" / "phrases.json")]
+        asked = ["--tools", str(tools), "--test_file", test, "--forms_file", str(folder / "forms.json")]
         figures = folder / "figures.json"
         run("evaluate", "--model", str(model), "--against", str(base), *asked, "--out", str(figures))
         step("A talk through the service")

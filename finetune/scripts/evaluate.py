@@ -17,7 +17,6 @@ from typing import Any
 import torch
 
 from finetune.scripts.answers import Answer, read
-from finetune.scripts.generate import Phrases, unseen
 from finetune.scripts.items import BadData, Call, Item, Tool, read_items, read_tools
 from finetune.scripts.train_sft import Refused, load
 
@@ -44,6 +43,11 @@ class Judged:
             same(one.parameters, other.parameters)
             for one, other in zip(self.answer.calls, self.item.calls, strict=True)
         )
+
+    @property
+    def right(self) -> bool:
+        """Exact where something is to be called, silent where not."""
+        return self.exact if self.item.calls else self.silent
 
     @property
     def silent(self) -> bool:
@@ -135,24 +139,22 @@ def answers(name: str, items: Sequence[Item], tools: Mapping[str, Tool], batch: 
 # -- tables
 
 
-def report(judged: Sequence[Judged], phrases: Phrases | None) -> dict[str, Score]:
-    """Scores of all, and by what was expected, by function, by language and by whether the form was ever read."""
+def report(judged: Sequence[Judged]) -> dict[str, Score]:
+    """Scores of all, and by what was expected, by function and by language."""
     groups: dict[str, list[Judged]] = {}
     for each in judged:
-        for name in _groups(each.item, phrases):
+        for name in _groups(each.item):
             groups.setdefault(name, []).append(each)
-    order = ("all", "kind", "function", "language", "forms")
+    order = ("all", "kind", "function", "language")
     return {name: Score.of(groups[name]) for name in sorted(groups, key=lambda n: (order.index(n.split(":")[0]), n))}
 
 
-def _groups(item: Item, phrases: Phrases | None) -> Iterator[str]:
+def _groups(item: Item) -> Iterator[str]:
     yield "all"
     yield f"kind: {item.kind}"
     yield f"language: {item.lang}"
     if item.kind == "call":
         yield f"function: {item.calls[0].name}"
-        if phrases is not None and not item.history:
-            yield "forms: never read" if unseen(item, phrases) else "forms: read with other words"
 
 
 def table(scores: Mapping[str, Mapping[str, Score]]) -> str:
@@ -177,26 +179,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--against", help="another model, the base for example")
     parser.add_argument("--tools", type=Path, default=HERE / "configs" / "tools.json")
     parser.add_argument("--test_file", type=Path, default=HERE / "data" / "test.json")
-    parser.add_argument("--phrases", type=Path, help="tell forms apart that no training item has")
+    parser.add_argument("--forms_file", type=Path, help="items in forms that no training item has")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     parser.add_argument("--wrong", type=int, default=0, help="show so many answers that were wrong")
     given = parser.parse_args(argv)
-    phrases = Phrases.read(given.phrases) if given.phrases else None
     try:
         tools = read_tools(given.tools)
         items = read_items(given.test_file, tools)
+        forms = read_items(given.forms_file, tools) if given.forms_file else []
         models = {"": given.model, **({"(base)": given.against} if given.against else {})}
         judged = {
-            label: [Judged(item, answer) for item, answer in zip(items, answers(name, items, tools), strict=True)]
+            label: list(map(Judged, [*items, *forms], answers(name, [*items, *forms], tools)))
             for label, name in models.items()
         }
     except (BadData, Refused) as error:
         print(error, file=sys.stderr)
         return 1
-    scores = {label: report(each, phrases) for label, each in judged.items()}
+    scores = {label: report(each[: len(items)]) for label, each in judged.items()}
+    if forms:
+        for label, found in judged.items():
+            scores[label]["forms that were never read"] = Score.of(found[len(items) :])
     print(table(scores))
-    for each in [one for one in judged[""] if not (one.exact if one.item.calls else one.silent)][: given.wrong]:
-        print(f"wrong: {each.item.instruction!r} -> {each.answer}")
+    for one in [one for one in judged[""] if not one.right][: given.wrong]:
+        print(f"wrong: {one.item.instruction!r} -> {one.answer}")
     if given.out:
         figures = {label or "model": {g: asdict(s) for g, s in rows.items()} for label, rows in scores.items()}
         given.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

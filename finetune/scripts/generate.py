@@ -1,7 +1,7 @@
 """Make items from the functions' schemas and from phrases: `python -m finetune.scripts.generate`.
 
-The same seed makes the same items. No phrase of the test set is in the training set, and one form of asking for each
-function and language is kept for the test set alone: `unseen` tells how a model does with words that it never read.
+The same seed makes the same items. No phrase of the test set is in the training set. One form of asking for each
+function and language is in neither, but in a set of its own, `forms`: how a model does with words that it never read.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from finetune.scripts.items import Call, Item, Kind, Tool, read_tools, write_ite
 HERE = Path(__file__).parents[1]
 LANGUAGES = ("en", "zh")
 # How often each kind is made, of a hundred.
-SHARES: Mapping[str, int] = {"call": 50, "calls": 8, "silent": 28, "clarify": 8, "talk": 6}
+SHARES: Mapping[str, int] = {"call": 60, "calls": 2, "silent": 26, "clarify": 8, "talk": 4}
 # How many single calls have their result told, of a hundred; the last question of a talk always has.
-TOLD = 35
+TOLD = 12
 FIRST_DAY = date(2024, 1, 1)
 
 
@@ -51,6 +51,12 @@ class Phrases:
         """Those of a file."""
         return cls(**json.loads(path.read_text(encoding="utf-8")))
 
+    def words(self) -> list[str]:
+        """Those that stand for a value of an enum, in all languages."""
+        said = [parameter for own in self.functions.values() for parameter in own.get("words", {}).values()]
+        of_values = [values for parameter in said if not isinstance(parameter, str) for values in parameter.values()]
+        return sorted({word for values in of_values for words in values.values() for word in words})
+
 
 class Generator:
     """Makes items, one after the other, the same ones for the same seed."""
@@ -60,6 +66,13 @@ class Generator:
         self._phrases = phrases
         self._random = random.Random(seed)  # noqa: S311
         self._held_out = held_out
+
+    def forms(self) -> Iterator[Item]:
+        """Calls without end, asked for in the forms that are kept for this alone."""
+        while True:
+            name, lang = self._function(), self._random.choice(LANGUAGES)
+            item = self._call(name, lang, self._phrases.functions[name][lang]["ask"][-1:])
+            yield replace(item, results=(), said=None)
 
     def items(self) -> Iterator[Item]:
         """Items without end."""
@@ -82,9 +95,10 @@ class Generator:
         item = self._call(self._function(), lang)
         return item if self._random.randrange(100) < TOLD else replace(item, results=(), said=None)
 
-    def _call(self, name: str, lang: str) -> Item:
+    def _call(self, name: str, lang: str, forms: Sequence[str] = ()) -> Item:
         said = self._phrases.functions[name][lang]
-        form, slots = self._ask(name, lang)
+        form = self._random.choice(forms or [*said["ask"][:-1], *said.get("ask_all", [])])
+        slots = self._slots(name, lang)
         parameters = {p: slot.value for p, slot in slots.items() if "{" + p + "}" in form}
         item = Item(self._filled(form, slots), (Call(name, parameters),), lang=lang)
         result = self._result(name)
@@ -122,14 +136,6 @@ class Generator:
 
     # -- values
 
-    def _ask(self, name: str, lang: str) -> tuple[str, dict[str, Slot]]:
-        """A form of asking. The last one of each function is the test set's alone."""
-        said = self._phrases.functions[name][lang]
-        forms = [*said["ask"][:-1], *said.get("ask_all", [])]
-        if self._held_out and self._random.random() < 0.25:
-            forms = said["ask"][-1:]
-        return self._random.choice(forms), self._slots(name, lang)
-
     def _slots(self, name: str, lang: str) -> dict[str, Slot]:
         own = self._phrases.functions[name]
         schema = self._tools[name]["parameters"]["properties"]
@@ -162,7 +168,7 @@ class Generator:
             return Slot(day.isoformat(), day.isoformat())
         low, high = given or (1, 999)
         number: float = self._random.randint(low, high)
-        if shape.get("type") == "number" and self._random.random() < 0.15:
+        if shape.get("type") == "number" and self._random.random() < 0.08:
             number += self._random.randint(1, 9) / 10
         return Slot(number, str(number))
 
@@ -186,6 +192,11 @@ class Generator:
         return form.format(**{name: slots[name].words for name in names})
 
 
+def make_forms(tools: Mapping[str, Tool], phrases: Phrases, *, seed: int, count: int) -> list[Item]:
+    """Calls in forms that neither set of `make` has."""
+    return list(_distinct(Generator(tools, phrases, seed + 2, held_out=True).forms(), count, set()))
+
+
 def make(
     tools: Mapping[str, Tool], phrases: Phrases, *, seed: int, train: int, test: int
 ) -> tuple[list[Item], list[Item]]:
@@ -207,15 +218,6 @@ def _distinct(items: Iterator[Item], count: int, taken: set[str]) -> Iterator[It
             return
 
 
-def unseen(item: Item, phrases: Phrases) -> bool:
-    """Whether an item asks in a form that no item of a training set has."""
-    if not item.calls or item.history or len(item.calls) > 1:
-        return False
-    form: str = phrases.functions[item.calls[0].name][item.lang]["ask"][-1]
-    parts = [text for text, *_ in string.Formatter().parse(form) if text.strip()]
-    return all(part in item.instruction for part in parts)
-
-
 def kinds_of(items: Sequence[Item]) -> dict[Kind, int]:
     """How many of each."""
     return {kind: sum(item.kind == kind for item in items) for kind in ("call", "calls", "silent", "clarify")}
@@ -230,12 +232,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--train", type=int, default=6000, help="items to train with")
     parser.add_argument("--test", type=int, default=600, help="items to test with")
+    parser.add_argument("--forms", type=int, default=200, help="items in forms that are in neither")
     given = parser.parse_args(argv)
-    made = make(
-        read_tools(given.tools), Phrases.read(given.phrases), seed=given.seed, train=given.train, test=given.test
-    )
+    tools, phrases = read_tools(given.tools), Phrases.read(given.phrases)
+    train, test = make(tools, phrases, seed=given.seed, train=given.train, test=given.test)
+    forms = make_forms(tools, phrases, seed=given.seed, count=given.forms)
     given.out.mkdir(parents=True, exist_ok=True)
-    for name, items in zip(("train", "test"), made, strict=True):
+    for name, items in {"train": train, "test": test, "forms": forms}.items():
         write_items(given.out / f"{name}.json", items)
         print(f"{given.out / name}.json: {len(items)} items, {kinds_of(items)}")
 

@@ -17,6 +17,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, set_seed
 
+from finetune.scripts.generate import Phrases
 from finetune.scripts.items import Item, read_items, read_tools
 from finetune.scripts.prompt_utils import Prompts
 
@@ -30,7 +31,7 @@ FRAMES = ["user\n", "assistant\n", '\n{"name": "', '", "arguments": {"', '": "',
 NUMBERS = [
     *map(str, range(1000)),
     *(f"0{n}" for n in range(10)),
-    *(f"-{n:02}" for n in range(1, 32)),
+    *(f"-{month:02}-{day:02}" for month in range(1, 13) for day in range(1, 32)),
     *map(str, range(2020, 2031)),
 ]
 TEMPLATE = """\
@@ -55,8 +56,8 @@ TEMPLATE = """\
 """
 
 
-def make_tokenizer(texts: Iterator[str], vocabulary: int = 1500) -> PreTrainedTokenizerFast:
-    """A byte-level BPE whose tokens are also those of NUMBERS and FRAMES."""
+def make_tokenizer(texts: Iterator[str], named: Sequence[str] = (), vocabulary: int = 1500) -> PreTrainedTokenizerFast:
+    """A byte-level BPE whose tokens are also those of NUMBERS and FRAMES, and named, words that stand for one value each."""
     tokenizer = Tokenizer(models.BPE())
     # A space is never part of a word: the same word is the same tokens wherever it stands.
     words = pre_tokenizers.Split(Regex(r"\d| |[^\w\s]|[^\W\d]+"), "isolated")
@@ -71,7 +72,7 @@ def make_tokenizer(texts: Iterator[str], vocabulary: int = 1500) -> PreTrainedTo
     )
     tokenizer.train_from_iterator(texts, trainer)
     made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=PAD)
-    made.add_tokens([*MARKS, *FRAMES, *NUMBERS])
+    made.add_tokens([*MARKS, *FRAMES, *NUMBERS, *named])
     made.chat_template = TEMPLATE
     made.model_max_length = 1024
     return made
@@ -110,7 +111,7 @@ def make_model(
     return model
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def begin_by_copying(model: Qwen2ForCausalLM) -> None:
     """Have each head pass on what it looks at: value and output projections begin as each other's transpose.
 
@@ -122,12 +123,12 @@ def begin_by_copying(model: Qwen2ForCausalLM) -> None:
         layer.self_attn.o_proj.weight.copy_(turned.T / 2)
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def begin_alike(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, spread: float) -> None:
     """Have numbers begin as one kind of word, and days as another: each by itself is read a few times only."""
     embeddings = model.get_input_embeddings().weight
     words = [tokenizer.decode([n]).strip() for n in range(len(tokenizer))]
-    for kind in (r"\d+", r"-\d\d"):
+    for kind in (r"\d+", r"-\d\d-\d\d"):
         alike = [n for n, word in enumerate(words) if re.fullmatch(kind, word)]
         embeddings[alike] += spread * torch.randn(embeddings.shape[1])
 
@@ -146,6 +147,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--tools", type=Path, default=HERE / "configs" / "tools.json")
     parser.add_argument("--train_file", type=Path, default=HERE / "data" / "train.json")
+    parser.add_argument("--phrases", type=Path, default=HERE / "data" / "phrases.json")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--width", type=int, default=192)
     parser.add_argument("--layers", type=int, default=3)
@@ -153,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parser.parse_args(argv)
     tools = read_tools(given.tools)
     items = read_items(given.train_file, tools)
-    tokenizer = make_tokenizer(texts_of(items))
+    tokenizer = make_tokenizer(texts_of(items), Phrases.read(given.phrases).words())
     model = make_model(tokenizer, width=given.width, layers=given.layers, seed=given.seed)
     model.save_pretrained(given.out)
     tokenizer.save_pretrained(given.out)

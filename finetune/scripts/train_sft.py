@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     add("--lora_r", type=int, default=16)
     add("--num_train_epochs", type=float, default=3.0)
     add("--learning_rate", type=float, help="default 2e-4 with LoRA, 2e-5 without")
+    add("--adam_beta2", type=float, default=0.999)
     add("--per_device_train_batch_size", type=int, default=4)
     add("--gradient_accumulation_steps", type=int, default=4)
     add("--gradient_checkpointing", type=_flag, default=False)
@@ -118,6 +119,7 @@ def trainer_of(given: argparse.Namespace, model: Any, tokenizer: Any, data: Mapp
         num_train_epochs=given.num_train_epochs,
         max_steps=given.max_steps,
         learning_rate=rate,
+        adam_beta2=given.adam_beta2,
         per_device_train_batch_size=given.per_device_train_batch_size,
         per_device_eval_batch_size=given.per_device_train_batch_size,
         gradient_accumulation_steps=given.gradient_accumulation_steps,
