@@ -170,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run("evaluate", "--model", str(model), "--against", str(base), *asked, "--out", str(figures))
         step("A talk through the service")
         serving = [sys.executable, "-m", "finetune.scripts.serve", str(model), "--port", str(ports[1])]
-        with running(serving, folder / "model.log", f"{base_url}/models", {"HF_HUB_OFFLINE": "1"}):
+        with running(serving, folder / "model.log", f"http://127.0.0.1:{ports[1]}/health", {"HF_HUB_OFFLINE": "1"}):
             talk(client)
     print(f"\n{time.monotonic() - start:.0f} s in all; everything is in {folder}.")
     for line in (lines := missed(json.loads(figures.read_text(encoding="utf-8")))):

@@ -57,7 +57,7 @@ TEMPLATE = """\
 
 
 def make_tokenizer(texts: Iterator[str], named: Sequence[str] = (), vocabulary: int = 1500) -> PreTrainedTokenizerFast:
-    """A byte-level BPE whose tokens are also those of NUMBERS and FRAMES, and named, words that stand for one value each."""
+    """A byte-level BPE with tokens for all NUMBERS and FRAMES, and for `named`: words that stand for one value each."""
     tokenizer = Tokenizer(models.BPE())
     # A space is never part of a word: the same word is the same tokens wherever it stands.
     words = pre_tokenizers.Split(Regex(r"\d| |[^\w\s]|[^\W\d]+"), "isolated")

@@ -91,6 +91,8 @@ def examples(prompts: Prompts, items: Sequence[Item], tools: Mapping[str, Tool],
 
 def load(name: str) -> tuple[Any, Prompts]:
     """The model, and how it reads. Raises Refused."""
+    if not sys.stderr.isatty():
+        disable_progress_bar()
     try:
         prompts = Prompts.of(AutoTokenizer.from_pretrained(name))
         return AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32), prompts
@@ -265,8 +267,6 @@ def is_full(folder: Path, error: Exception) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     """Train; a sentence for what is wrong. Exit codes: 0, 1 for bad data, a missing model or a full disk."""
     given = parser().parse_args(argv)
-    if not sys.stderr.isatty():
-        disable_progress_bar()
     try:
         card = train(given)
         if given.use_lora:
