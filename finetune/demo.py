@@ -10,8 +10,6 @@ import argparse
 import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+
+from benchmarks.servers import Server, serving
+from finetune.examples.test_infer import happened
 
 ROOT = Path(__file__).parents[1]
 HERE = Path(__file__).parent
@@ -55,57 +56,34 @@ def run(module: str, *arguments: str) -> None:
 
 
 @contextmanager
-def running(argv: Sequence[str], log: Path, url: str, more: Mapping[str, str]) -> Iterator[None]:
-    """A server, once it answers. Raises SystemExit with its log where it does not."""
-    with log.open("wb") as said:
-        process = subprocess.Popen(argv, cwd=ROOT, env={**os.environ, **more}, stdout=said, stderr=said)
-    try:
-        deadline = time.monotonic() + 180
-        while not _answers(url):
-            if process.poll() is not None or time.monotonic() > deadline:
-                sys.exit(f"{argv[0]} did not start:\n{log.read_text(errors='replace')[-3000:]}")
-            time.sleep(0.2)
-        yield
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx2.get(url, timeout=5).status_code < 400
-    except httpx2.HTTPError:
-        return False
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-@contextmanager
-def service(folder: Path, port: int, model: str, base_url: str) -> Iterator[httpx2.Client]:
-    """A service of the demo's own, with the functions and the model; a client of it."""
-    functions = folder / "aigbb_functions"
+def service(folder: Path, more: Mapping[str, str]) -> Iterator[httpx2.Client]:
+    """A service of the demo's own, with the functions and these variables; a client of it."""
+    functions, home = folder / "aigbb_functions", folder / "home"
     shutil.copytree(HERE / "functions", functions, dirs_exist_ok=True)
-    home = folder / "home"
     settings = {
         "AIGBB_HOME": str(home),
         "AIGBB_FUNCTIONS_DIR": str(functions),
         "AIGBB_KERNELSPECS_DIR": str(folder / "kernelspecs"),
         "AIGBB_CACHE": os.environ.get("AIGBB_CACHE", str(ROOT / ".aigbb" / "cache")),
-        "AIGBB_PORT": str(port),
-        "AIGBB_MODEL": model,
-        "OPENAI_BASE_URL": base_url,
-        "OPENAI_API_KEY": "none",
+        **more,
     }
-    url = f"http://127.0.0.1:{port}"
-    program = str(Path(sys.executable).with_name("aigbb"))
-    with running([program, "serve"], folder / "service.log", f"{url}/healthz", settings):
-        token = (home / "token").read_text().strip()
-        with httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=120) as client:
+    argv = [sys.executable, "-m", "server", "serve", "--port"]
+    with serving(
+        folder / "service.log", Server("/healthz", lambda port: [*argv, str(port)], settings, folder=ROOT)
+    ) as started:
+        headers = {"Authorization": f"Bearer {(home / 'token').read_text().strip()}"}
+        with httpx2.Client(base_url=started.url, headers=headers, timeout=120) as client:
+            yield client
+
+
+@contextmanager
+def modelled(folder: Path, model: Path) -> Iterator[httpx2.Client]:
+    """The same service with the model, which is served beside it."""
+    argv = [sys.executable, "-m", "finetune.scripts.serve", str(model), "--port"]
+    server = Server("/health", lambda port: [*argv, str(port)], {"HF_HUB_OFFLINE": "1"}, folder=ROOT)
+    with serving(folder / "model.log", server) as started:
+        place = {"AIGBB_MODEL": str(model), "OPENAI_BASE_URL": f"{started.url}/v1", "OPENAI_API_KEY": "none"}
+        with service(folder, place) as client:
             yield client
 
 
@@ -118,11 +96,7 @@ def talk(client: httpx2.Client) -> list[dict[str, Any]]:
         if answer.status_code != 200:
             sys.exit(f"/chat answered {answer.status_code}: {answer.text[:1000]}")
         body = answer.json()
-        for message in body["messages"][len(messages) + 1 :]:
-            for call in message.get("tool_calls") or ():
-                print(f"  calls {call['function']['name']}({call['function']['arguments']})")
-            if message["role"] == "tool":
-                print(f"  the kernel answers {message['content']}")
+        print(*happened(body["messages"][len(messages) + 1 :]), sep="\n")
         messages = body["messages"]
         print(f"Model: {messages[-1]['content']}", flush=True)
     if sum(message["role"] == "tool" for message in messages) != len(QUESTIONS):
@@ -149,29 +123,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder: Path = given.folder.absolute()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    ports, start = (free_port(), free_port()), time.monotonic()
+    start, figures = time.monotonic(), folder / "figures.json"
     base, model, tools = folder / "base", folder / "model", folder / "tools.json"
-    base_url = f"http://127.0.0.1:{ports[1]}/v1"
     step("A service with the functions")
-    with service(folder, ports[0], str(model), base_url) as client:
+    with service(folder, {}) as client:
         tools.write_text(client.get("/tools", params={"format": "openai"}).text, encoding="utf-8")
-        step("Data from its tools")
-        run("generate", "--tools", str(tools), "--out", str(folder), "--train", str(given.items), "--test", "500")
-        train, test = str(folder / "train.json"), str(folder / "test.json")
-        step("A tiny model that knows nothing")
-        run("tiny", "--tools", str(tools), "--train_file", train, "--out", str(base))
-        step("Training")
-        options = [part for name, value in TRAINING.items() for part in (f"--{name}", value)]
-        common = ["--tools", str(tools), "--train_file", train, "--base_model", str(base), "--output_dir", str(model)]
-        run("train_sft", *common, *options)
-        step("Evaluation, beside the untrained model")
-        asked = ["--tools", str(tools), "--test_file", test, "--forms_file", str(folder / "forms.json")]
-        figures = folder / "figures.json"
-        run("evaluate", "--model", str(model), "--against", str(base), *asked, "--out", str(figures))
-        step("A talk through the service")
-        serving = [sys.executable, "-m", "finetune.scripts.serve", str(model), "--port", str(ports[1])]
-        with running(serving, folder / "model.log", f"http://127.0.0.1:{ports[1]}/health", {"HF_HUB_OFFLINE": "1"}):
-            talk(client)
+    step("Data from its tools")
+    run("generate", "--tools", str(tools), "--out", str(folder), "--train", str(given.items), "--test", "500")
+    train, test = str(folder / "train.json"), str(folder / "test.json")
+    step("A tiny model that knows nothing")
+    run("tiny", "--tools", str(tools), "--train_file", train, "--out", str(base))
+    step("Training")
+    options = [part for name, value in TRAINING.items() for part in (f"--{name}", value)]
+    common = ["--tools", str(tools), "--train_file", train, "--base_model", str(base), "--output_dir", str(model)]
+    run("train_sft", *common, *options)
+    step("Evaluation, beside the untrained model")
+    asked = ["--tools", str(tools), "--test_file", test, "--forms_file", str(folder / "forms.json")]
+    run("evaluate", "--model", str(model), "--against", str(base), *asked, "--out", str(figures))
+    step("A talk through the service")
+    with modelled(folder, model) as client:
+        talk(client)
     print(f"\n{time.monotonic() - start:.0f} s in all; everything is in {folder}.")
     for line in (lines := missed(json.loads(figures.read_text(encoding="utf-8")))):
         print(f"MISSED {line}")
