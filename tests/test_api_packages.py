@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx2
 
+from kernels.environments import KERNEL_PREFIX
 from tests.conftest import Server
 from tests.doors import call, execute, is_old, picture, problem, register, settled, stream
 from tests.index import Index
@@ -144,6 +145,8 @@ def passing(path: Path, health: dict[str, Any]) -> bool:
     """Whether a folder may go at any time: it is of a kernel that waits for work, or old."""
     if path.parent == Path("home"):
         return path.name in ("work", "runtime")
+    if path.parent == Path("jupyter/kernels"):
+        return is_old(path.name.removeprefix(KERNEL_PREFIX), health["generation"])
     current = {"snapshots": health["snapshot"], "generations": health["generation"]}.get(path.parent.name)
     return path.parent.parent == Path("home") and is_old(path.name, current or 0)
 
