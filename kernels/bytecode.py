@@ -23,13 +23,22 @@ class Bytecode:
 
     folder: Path
 
-    def link_into(self, venv: Path, fits: Callable[[Path, Path], bool]) -> None:
-        """Link what an environment lacks. fits is asked of a file here and its place there. Raises OSError."""
+    def link_into(self, venv: Path, fits: Callable[[Path, Path], bool]) -> int:
+        """Link what an environment lacks. fits is asked of a file here and its place there. Raises OSError.
+
+        Returns how many files are here and not there all the same.
+        """
+        left = 0
         for compiled in self._files():
             there = venv / compiled.relative_to(self.folder)
-            if not there.exists() and fits(compiled, there):
+            if there.exists():
+                continue
+            if fits(compiled, there):
                 there.parent.mkdir(exist_ok=True)
                 os.link(compiled, there)
+            else:
+                left += 1
+        return left
 
     def keep(self, venv: Path) -> None:
         """Take a link to all that an environment has, in place of what was here. Raises OSError."""

@@ -31,11 +31,15 @@ KERNEL_PREFIX = "aigbb_functions_kernel_"
 
 @dataclass(frozen=True)
 class Generation:
-    """Environment N with its lock, on disk and complete."""
+    """Environment N with its lock, on disk and complete.
+
+    compiled: it has just been built, and has all compiled files of another one that was made from the same lock.
+    """
 
     number: int
     folder: Path
     lock: Lock
+    compiled: bool = False
 
     @property
     def kernel_name(self) -> str:
@@ -118,13 +122,13 @@ class Environments:
         try:
             await on_disk(_begin, aside, lock)
             await self._install(aside, report)
-            await on_disk(self._carry_bytecode, lock, previous, aside / "venv")
+            compiled = await on_disk(self._carry_bytecode, lock, previous, aside / "venv")
             await on_disk(aside.rename, final)
         except OSError as error:
             raise InsufficientStorage(f"The environment could not be written: {error.strerror}.") from error
         finally:
             await on_disk(_remove, aside)
-        return Generation(number, final, lock)
+        return Generation(number, final, lock, compiled)
 
     async def _install(self, folder: Path, report: Report) -> None:
         report(Step("install", "Creating the environment"))
@@ -177,12 +181,16 @@ class Environments:
             with suppress(OSError):  # another service does the same, or the cache is on another disk
                 self._kept(generation.lock).keep(generation.folder / "venv")
 
-    def _carry_bytecode(self, lock: Lock, previous: Generation | None, venv: Path) -> None:
+    def _carry_bytecode(self, lock: Lock, previous: Generation | None, venv: Path) -> bool:
+        """Whether all is there that the packages of this very lock were compiled to."""
         if previous is not None:
             Bytecode(previous.folder / "venv").link_into(venv, is_linked)
-            return
-        with suppress(OSError):  # the cache is on another disk
-            self._kept(lock).link_into(venv, is_current)
+            return False
+        kept = self._kept(lock)
+        try:
+            return kept.folder.is_dir() and kept.link_into(venv, is_current) == 0
+        except OSError:  # the cache is on another disk
+            return False
 
     def _kept(self, lock: Lock) -> Bytecode:
         return Bytecode(self.home.cache / "bytecode" / lock.digest)

@@ -309,7 +309,7 @@ class Changer:
                 await start.result().stop()
 
     def _trial(self, generation: Generation, after: State, change: Change, plan: Plan) -> Trial:
-        previous = self._serving.generation.lock if self._serving else None
+        previous = self._serving.generation.lock if self._serving else generation.lock if generation.compiled else None
         snapshot = self._home.snapshots / str(after.snapshot)
         activated = [v.function.name for v in change.activated]
         return Trial(generation, snapshot, after, change.parsed, activated, change.removed, plan.is_new, previous)

@@ -49,8 +49,8 @@ WARM = {
 class Trial:
     """What is to be proved: a state, written as a snapshot, in a generation.
 
-    parsed are new, activated names older versions that are to serve again. previous is the lock of the
-    generation before, where this one is new; None where it serves already. child has been started ahead.
+    parsed are new, activated names older versions that are to serve again. previous is the lock of a generation
+    whose packages were imported before; None where there is none. child has been started ahead.
     """
 
     generation: Generation

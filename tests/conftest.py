@@ -235,6 +235,7 @@ def server_environment(folder: Path, cache: Path, **settings: object) -> dict[st
         "kernelspecs_dir": folder / "jupyter" / "kernels",
         "cache": cache,
         "port": 0,
+        "pool_size": 1,
         **settings,
     }
     return {**kept, **{f"AIGBB_{name.upper()}": str(value) for name, value in ours.items()}, "COLUMNS": "200"}

@@ -13,14 +13,15 @@ from server.service import Service
 from server.settings import Settings
 
 
-def settings_of(folder: Path, cache: Path) -> Settings:
-    """A service that lives in one folder."""
+def settings_of(folder: Path, cache: Path, *, fork: bool = False) -> Settings:
+    """A service that lives in one folder. Without forks it has no kernel until one is asked for."""
     return Settings(
         home=folder / "home",
         functions_dir=folder / "aigbb_functions",
         kernelspecs_dir=folder / "kernels",
         cache=cache,
         pool_size=0,
+        fork=fork,
     )
 
 

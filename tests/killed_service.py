@@ -57,7 +57,9 @@ async def main(folder: Path, cache: Path, plan: dict[str, Any]) -> None:
 
     if starting:
         begin()
-    async with Service.open(settings_of(folder, cache), *([report] if starting else [])) as service:
+    # A warm parent is there to be killed too; where another environment is built, it would only take long.
+    settings = settings_of(folder, cache, fork=plan["do"] != "register")
+    async with Service.open(settings, *([report] if starting else [])) as service:
         serves = {version.function.name: version.number for version in service.catalog(Caller()).versions}
         assert starting or serves == plan["serves"], serves
         assert left_over(folder / "home") == []

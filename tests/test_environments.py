@@ -269,6 +269,7 @@ async def test_the_first_generation_of_another_home_has_the_bytecode_of_the_same
     same, other = await build(others, 1, "alpha<2"), await build(others, 2, "alpha>=2")
     assert (same.folder / compiled).samefile(first.folder / compiled)
     assert not (other.folder / compiled).exists()
+    assert (first.compiled, same.compiled, other.compiled) == (False, True, False)
     assert ask(other, "import alpha; print(alpha.version)") == "2.0"
 
 
@@ -284,6 +285,7 @@ async def test_kept_bytecode_that_python_would_not_use_is_not_linked(environment
     assert not (second.folder / compiled).samefile(first.folder / compiled)
     third = await build(environments, 3, "alpha")
     assert (third.folder / compiled).samefile(second.folder / compiled)
+    assert (second.compiled, third.compiled) == (False, True)
 
 
 # -- finding and deleting

@@ -25,7 +25,7 @@ from pathlib import Path
 def slow(folder: str, name: str) -> str:
     with (Path(folder) / f"{name} begun").open("a") as file:
         file.write("once\\n")
-    while not (Path(folder) / "go").exists():
+    while not (Path(folder) / f"{name} go").exists():
         time.sleep(0.01)
     (Path(folder) / f"{name} ended").touch()
     return f"{name} done"
@@ -121,7 +121,7 @@ def test_one_turn_at_a_time(client: httpx2.Client, provider: Provider, tmp_path:
     problem(client.post("/chat", json=body), 409, "conversation_busy")
     problem(client.delete("/conversations/busy"), 409, "conversation_busy")
     assert client.get("/conversations/busy").json()["status"] == "running"
-    (tmp_path / "go").touch()
+    (tmp_path / "a go").touch()
     turn.join()
     assert answers[0]["content"] == "Done."
 
@@ -183,10 +183,8 @@ def test_a_turn_that_was_killed_is_gone_on_with_by_another_process(
         turn = threading.Thread(target=lambda: _quietly(server, {"conversation": "k", "messages": [user("killed")]}))
         turn.start()
         until((marks / "done begun").exists)
-        (marks / "go").touch()
-        until((marks / "done ended").exists)
-        (marks / "go").unlink(missing_ok=True)
-        until((marks / "killed begun").exists)
+        (marks / "done go").touch()
+        until(lambda: (marks / "killed begun").exists() and (marks / "killed begun").read_text() == "once\n")
         server.stop(signal.SIGKILL)
         turn.join()
     with running_server(tmp_path, cache, provider.environment, model="m") as server, server.client() as client:
