@@ -88,7 +88,7 @@ _suspended = TypeAdapter[Suspended | HeldCalls](Suspended | HeldCalls)
 class Chat:
     """Runs turns, one at a time in each conversation. means is asked anew for each.
 
-    holds: whether the key of who asked before is still good.
+    holds: whether the key of who asked before is still good. until_cut: events, until a service that ends cuts them.
     """
 
     def __init__(
@@ -98,12 +98,14 @@ class Chat:
         keeping: Keeping,
         holds: Callable[[Caller], bool],
         audit: Audit,
+        until_cut: Callable[[AsyncGenerator[Event]], AsyncGenerator[Event]],
     ) -> None:
         self._means = means
         self._archive = archive
         self._keeping = keeping
         self._holds = holds
         self._audit = audit
+        self._until_cut = until_cut
         self._busy: set[str] = set()
 
     # -- turns
@@ -294,7 +296,7 @@ class Chat:
         """The events of a loop; one that ends to wait is kept before anybody hears of it."""
         try:
             with _told(means, loop) as doing:
-                async with aclosing(events):
+                async with aclosing(self._until_cut(events)) as events:
                     async for event in events:
                         if not isinstance(event, Turn):
                             yield event

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Literal
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
+from typing import Literal, TypeVar
 
 from kernels.errors import ShuttingDown
+
+T = TypeVar("T")
 
 WHY = "The service is shutting down."
 
@@ -20,6 +22,7 @@ class Drain:
         self._going = 0
         self._changed = asyncio.Event()
         self._haste = 0
+        self._awaited: set[asyncio.Timeout] = set()
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -43,11 +46,31 @@ class Drain:
     def cut(self) -> None:
         """What goes on now is being ended."""
         self.state = "cut"
+        for waiting in self._awaited:
+            waiting.reschedule(asyncio.get_running_loop().time())
 
     def hasten(self) -> None:
         """Let the wait that goes on, or the next one, be over at once."""
         self._haste += 1
         self._changed.set()
+
+    async def until_cut(self, events: AsyncGenerator[T]) -> AsyncGenerator[T]:
+        """The same events, until time is up: who makes them is cancelled then. Raises ShuttingDown."""
+        async with aclosing(events):
+            while True:
+                try:
+                    async with asyncio.timeout(0 if self.state == "cut" else None) as waiting:
+                        self._awaited.add(waiting)
+                        event = await anext(events)
+                except StopAsyncIteration:
+                    return
+                except TimeoutError:
+                    if waiting.expired():
+                        raise refusal() from None
+                    raise
+                finally:
+                    self._awaited.discard(waiting)
+                yield event
 
     async def quiet(self, seconds: float) -> bool:
         """Wait until nothing goes on, so long at most, or until somebody is in a hurry. Whether all is quiet."""

@@ -147,9 +147,9 @@ class Service:
         self._catalogs: dict[Reach, Catalog] = {}
         self._model = Model(settings)
         keeping = Keeping(settings.approval_seconds, settings.conversation_days * DAY)
-        self.chat = Chat(self._means, stores.archive, keeping, self.keys.holds, self.audit)
-        self._tasks: set[asyncio.Task[Any]] = set()
         self.drain = Drain()
+        self.chat = Chat(self._means, stores.archive, keeping, self.keys.holds, self.audit, self.drain.until_cut)
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     @classmethod
     @asynccontextmanager

@@ -23,6 +23,8 @@ from benchmarks.timing import Figures, Sample, interleave, percentile
 from benchmarks.wire import Http
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.timeout(700)  # the first that needs it waits for the quick run
+
 
 def bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", "benchmarks", *map(str, arguments)]

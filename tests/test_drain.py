@@ -6,7 +6,7 @@ import asyncio
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ from typing import Any
 import httpx2
 import pytest
 
+from kernels.errors import ShuttingDown
 from server.draining import Drain
 from server.registry import Registry
 from tests import processes
 from tests.conftest import ROOT, Server, running_server, server_environment
 from tests.doors import problem, stream, wait_until
+from tests.provider import Provider, Silence
 
 pytestmark = pytest.mark.anyio
 
@@ -98,6 +100,65 @@ def test_what_is_going_on_ends_and_nothing_else_is_taken(tmp_path: Path, cache: 
         ]
         assert server.process.wait(30) == 0
     assert processes.left_of(tmp_path) == []
+
+
+def asked(text: str) -> dict[str, Any]:
+    """A conversation of one message."""
+    return {"messages": [{"role": "user", "content": text}]}
+
+
+def test_a_turn_of_chat_that_lasts_too_long_is_told_so(tmp_path: Path, cache: Path, provider: Provider) -> None:
+    for key in ("seen", "whole"):
+        provider.write_down(key, Silence())
+    with running_server(tmp_path, cache, provider.environment, pool_size=0, drain_seconds=600, model="m") as server:
+        asking = Asking(server, tmp_path)
+        body = {"conversation": "k", **asked("seen")}
+        seen = asking.ask(lambda c: list(stream(c, "/chat", body)))
+        whole = asking.ask(lambda c: c.post("/chat", json=asked("whole")))
+        wait_until(lambda: len(provider.asked["seen"]) == len(provider.asked["whole"]) == 1)
+        server.process.send_signal(signal.SIGTERM)
+        with server.client() as client:
+            wait_until(lambda: client.get("/healthz").json()["status"] == "draining")
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(30) == 0
+    name, last = seen.result()[-1]
+    assert (name, last["code"]) == ("problem", "shutting_down")
+    problem(whole.result(), 503, "shutting_down")
+    assert processes.left_of(tmp_path) == []
+
+
+@pytest.mark.anyio
+async def test_events_end_where_time_is_up_and_who_makes_them_is_cancelled() -> None:
+    drain, went = Drain(), asyncio.Event()
+    cancelled = False
+
+    async def making() -> AsyncGenerator[int]:
+        nonlocal cancelled
+        yield 1
+        went.set()
+        try:
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            cancelled = True
+            raise
+
+    async def failing() -> AsyncGenerator[int]:
+        yield 1
+        raise TimeoutError
+
+    async def read(events: AsyncGenerator[int]) -> list[int]:
+        return [event async for event in drain.until_cut(events)]
+
+    with pytest.raises(TimeoutError):
+        await read(failing())
+    reading = asyncio.create_task(read(making()))
+    await went.wait()
+    drain.cut()
+    with pytest.raises(ShuttingDown):
+        await reading
+    assert cancelled
+    with pytest.raises(ShuttingDown):
+        await read(making())
 
 
 def test_what_lasts_too_long_is_cut_and_told_so(tmp_path: Path, cache: Path) -> None:
