@@ -44,6 +44,7 @@ _lines = sql.Table(
     sql.Column("code", sql.Text),
     sql.Column("detail", sql.Text),
     sql.Column("duration_ms", sql.Float, nullable=False),
+    sql.Column("execution", sql.Text),
 )
 
 
@@ -51,7 +52,7 @@ _lines = sql.Table(
 class Line:
     """Something that was done. key: who did it. name and version: the function, or the key that it was about.
 
-    code: sha256 of the code that ran, hex. at: UTC, ISO 8601, set when it is noted.
+    code: sha256 of the code that ran, hex. execution: the id of what ran. at: UTC, ISO 8601, set when it is noted.
     """
 
     key: str
@@ -63,6 +64,7 @@ class Line:
     code: str | None = None
     detail: str | None = None
     duration_ms: float = 0.0
+    execution: str | None = None
     at: str = ""
     id: int = 0
 
@@ -177,4 +179,5 @@ def ran(caller: Caller, event: Executed, versions: Sequence[Version], code: str 
         code=None if code is None else hashlib.sha256(code.encode("utf-8", "replace")).hexdigest(),
         detail=code if keep else None,
         duration_ms=round((event.ended - event.began) * 1000, 1),
+        execution=event.id,
     )

@@ -104,6 +104,7 @@ class LineAnswer(Answer):
     detail: str | None
     outcome: str
     duration_ms: float
+    execution: Annotated[str | None, Field(description="The id of the execution or call that it was")]
 
     @classmethod
     def of(cls, line: Line) -> LineAnswer:

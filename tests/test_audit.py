@@ -124,7 +124,7 @@ def lines(client: httpx2.Client, request_id: str, **query: Any) -> list[dict[str
 
 def test_executions_have_their_line(client: httpx2.Client, fresh: str) -> None:
     client.headers["X-Request-ID"] = fresh
-    execute(client, "secret = 1")
+    first = execute(client, "secret = 1")
     execute(client, "1 / 0")
     assert dict(stream(client, "/execute", {"code": "2"}))["done"]["status"] == "ok"
     problem(client.post("/execute", json={"code": "3", "session": "none"}), 404, "session_not_found")
@@ -136,6 +136,8 @@ def test_executions_have_their_line(client: httpx2.Client, fresh: str) -> None:
     ]
     assert found[0]["code"] == hashlib.sha256(b"secret = 1").hexdigest()
     assert found[0]["key"].startswith("token-")
+    assert found[0]["execution"] == first["id"]
+    assert len({one["execution"] for one in found}) == 3
     assert found[0]["duration_ms"] > 0
     assert "secret" not in json.dumps(found)
 
