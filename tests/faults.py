@@ -41,7 +41,7 @@ class Fault:
     @property
     def row(self) -> str:
         """Its line in the documentation."""
-        how = [f"`{word}`" for word in (*self.reason.split()[:1], *self.ename.split()[:1])]
+        how = [f"`{word}`" for word in (*self.reason.split()[:1], *self.ename.split()[:1]) if self.statuses[0] != "ok"]
         answer = ": ".join([f"`{self.statuses[0]}`", *how])
         return f"| {self.name} | {answer} | {self.after.split()[0]} |"
 
@@ -66,7 +66,10 @@ ENDS = [
         lasts=True,
     ),
     Fault("all descriptors closed", "import os; os.closerange(0, 4096)", "died", "signal exit", after="lost"),
-    Fault("its event loop stopped", "import asyncio; asyncio.get_running_loop().stop()", "ok", after="lost"),
+    # Its process ends at once, with or without having answered.
+    Fault(
+        "its event loop stopped", "import asyncio; asyncio.get_running_loop().stop()", "ok died", "exit", after="lost"
+    ),
     Fault(
         "more memory than a limit that it has",
         "import resource\nresource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))\nx = bytearray(64 << 30)",

@@ -69,14 +69,20 @@ SOURCE = "import os\n\ndef {name}(n: int) -> tuple:\n    return n + 1, os.enviro
 PACKAGES = ["iniconfig", "toml", "appdirs"]
 
 
+def sampled(points: list[str], *kept: str) -> list[str]:
+    """All points, or where each costs a start, those that matter most."""
+    return points if EVERY else [point for point in points if point in kept]
+
+
 def chained(points: list[str]) -> list[list[str]]:
     """Three of them on one home, one after the other."""
     return [points[start : start + 3] for start in range(0, len(points), 3)]
 
 
-def sampled(points: list[str], *kept: str) -> list[str]:
-    """All points, or where each costs a start, those that matter most."""
-    return points if EVERY else [point for point in points if point in kept]
+REGISTERED_BEFORE = sampled(
+    BEFORE_THE_COMMIT, "Resolved", "Fetching", "rename {generation}", "rename {snapshot}", "Importing", "Committing"
+)
+REGISTERED_AFTER = sampled(AFTER_THE_COMMIT, "rename aigbb_functions", "Jupyter sees", "rename extra-requirements.txt")
 
 
 @dataclass
@@ -132,7 +138,7 @@ def life(folder: Path, cache: Path) -> Life:
 # -- a registration
 
 
-@pytest.mark.parametrize("points", chained(BEFORE_THE_COMMIT), ids="-".join)
+@pytest.mark.parametrize("points", chained(REGISTERED_BEFORE), ids="-".join)
 async def test_a_registration_killed_before_the_commit_has_changed_nothing(points: list[str], life: Life) -> None:
     for point in points:
         life.register("crashed", point, "iniconfig")
@@ -148,7 +154,7 @@ async def test_a_registration_killed_before_the_commit_has_changed_nothing(point
         assert await execute(service, "crashed(1)") == "(2, 'hidden')"
 
 
-@pytest.mark.parametrize("points", chained(AFTER_THE_COMMIT), ids="-".join)
+@pytest.mark.parametrize("points", chained(REGISTERED_AFTER), ids="-".join)
 async def test_a_registration_killed_after_the_commit_is_there(points: list[str], life: Life) -> None:
     names = [f"crashed{number}" for number in range(len(points))]
     for name, point, package in zip(names, points, PACKAGES, strict=False):
