@@ -25,7 +25,7 @@ from finetune.examples.test_infer import happened
 
 ROOT = Path(__file__).parents[1]
 HERE = Path(__file__).parent
-QUESTIONS = ("What is 508 plus 696?", "Convert 250 euros to yen.")
+QUESTIONS = ("What is 508 plus 696?", "What time is it in Tokyo?")
 # What fits the tiny model: each item once, in small steps at a high rate.
 TRAINING = {
     "use_lora": "false",
@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """All of it. Exit code 1 where a goal is not reached."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--folder", type=Path, default=ROOT / ".finetune")
-    parser.add_argument("--items", type=int, default=28_000)
+    parser.add_argument("--items", type=int, default=38_000)
     given = parser.parse_args(argv)
     folder: Path = given.folder.absolute()
     shutil.rmtree(folder, ignore_errors=True)

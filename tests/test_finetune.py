@@ -65,7 +65,8 @@ def test_items_are_made_valid_distinct_and_the_same_for_a_seed(tmp_path: Path) -
     write_items(tmp_path / "train.json", train)
     assert read_items(tmp_path / "train.json", TOOLS) == train
     phrases = [item.instruction for item in train]
-    assert len(set(phrases)) == len(phrases) == 400
+    assert len({(item.instruction, item.results) for item in train}) == len(phrases) == 400
+    assert len({item.instruction for item in test}) == 150
     assert {item.instruction for item in test}.isdisjoint(phrases)
     assert {item.kind for item in train} == {"call", "calls", "silent", "clarify"}
     assert {item.lang for item in train} == set(LANGUAGES)
@@ -73,6 +74,13 @@ def test_items_are_made_valid_distinct_and_the_same_for_a_seed(tmp_path: Path) -
     forms = make_forms(TOOLS, PHRASES, seed=3, count=60)
     assert {item.instruction for item in forms}.isdisjoint(phrases)
     assert {item.calls[0].name for item in forms} == TOOLS.keys()
+
+
+def test_each_name_of_a_value_is_of_that_value_alone() -> None:
+    names = PHRASES.names()
+    said = [word for value, words in names.items() for word in (value, *words)]
+    assert len(said) == len(set(said))
+    assert "euros" in names["EUR"] and names["Paris"] == ["巴黎"]
 
 
 def test_an_item_is_a_conversation_and_teaches_each_answer() -> None:

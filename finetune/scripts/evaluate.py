@@ -1,7 +1,7 @@
 """How well a model calls functions: `python -m finetune.scripts.evaluate --model FOLDER [--against BASE]`.
 
 Arguments are compared by value, with their types: 3 and 3.0 are the same number where the schema says number, and "3"
-is neither. Nothing is run: only what the model says is looked at.
+is neither. Nothing is run: only what the model says is looked at, of a result that it is given too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from finetune.scripts.answers import Answer, read
-from finetune.scripts.items import BadData, Call, Item, Tool, read_items, read_tools
+from finetune.scripts.items import BadData, Call, Item, Message, Tool, content_of, read_items, read_tools
 from finetune.scripts.train_sft import Refused, load
 
 HERE = Path(__file__).parents[1]
@@ -26,10 +26,11 @@ MAX_TOKENS = 160
 
 @dataclass(frozen=True)
 class Judged:
-    """One answer held against what was expected."""
+    """One answer held against what was expected. after: what was said of the results, where the item has some."""
 
     item: Item
     answer: Answer
+    after: Answer | None = None
 
     @property
     def name(self) -> bool:
@@ -52,7 +53,18 @@ class Judged:
     @property
     def silent(self) -> bool:
         """No call, and words instead."""
-        return not self.answer.calls and self.answer.valid and bool(self.answer.words)
+        return _is_words(self.answer)
+
+    @property
+    def told(self) -> bool:
+        """Words that have each result in them, as it was."""
+        if self.after is None:
+            return False
+        return _is_words(self.after) and all(content_of(result) in self.after.words for result in self.item.results)
+
+
+def _is_words(answer: Answer) -> bool:
+    return not answer.calls and answer.valid and bool(answer.words)
 
 
 @dataclass(frozen=True)
@@ -64,10 +76,14 @@ class Score:
     exact: float | None
     valid: float | None
     silence: float | None
+    told: float | None
 
     @classmethod
     def of(cls, judged: Sequence[Judged]) -> Score:
-        """Of some answers. silence counts those that expect no call; a question back counts as one."""
+        """Of some answers. silence counts those that expect no call; a question back counts as one.
+
+        told counts those with results, which are given to the model whatever it called.
+        """
         calls = [each for each in judged if each.item.calls]
         quiet = [each for each in judged if not each.item.calls]
         return cls(
@@ -76,6 +92,7 @@ class Score:
             _share(each.exact for each in calls),
             _share(each.answer.valid for each in judged),
             _share(each.silent for each in quiet),
+            _share(each.told for each in judged if each.after),
         )
 
 
@@ -111,29 +128,50 @@ def typed(call: Call, tools: Mapping[str, Tool]) -> Call:
 # -- asking a model
 
 
-def answers(name: str, items: Sequence[Item], tools: Mapping[str, Tool], batch: int = 64) -> list[Answer]:
-    """What a model says to each item, greedily. Raises Refused."""
-    model, prompts = load(name)
-    tokenizer = prompts.tokenizer
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = model.to(device).eval()
-    tokenizer.padding_side = "left"
-    order = sorted(range(len(items)), key=lambda n: len(items[n].instruction))
-    texts = {n: prompts.prompt(items[n].before(), tools) for n in order}
-    found: dict[int, Answer] = {}
-    for start in range(0, len(order), batch):
-        some = order[start : start + batch]
-        inputs = tokenizer([texts[n] for n in some], return_tensors="pt", padding=True, add_special_tokens=False)
+class Respondent:
+    """A model that is asked, greedily. Raises Refused where there is none of that name."""
+
+    def __init__(self, name: str, tools: Mapping[str, Tool]) -> None:
+        model, self._prompts = load(name, tools)
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._model = model.to(self._device).eval()
+        self._prompts.tokenizer.padding_side = "left"
+        self._tools = tools
+
+    def judged(self, items: Sequence[Item]) -> list[Judged]:
+        """Its answer to each item, and to the results of those that have some."""
+        first = self.answers([item.before() for item in items])
+        told = [n for n, item in enumerate(items) if item.results and item.said is not None]
+        after = dict(zip(told, self.answers([list(items[n].steps())[-1][0] for n in told]), strict=True))
+        return [Judged(item, answer, after.get(n)) for n, (item, answer) in enumerate(zip(items, first, strict=True))]
+
+    def answers(self, asked: Sequence[Sequence[Message]], batch: int = 64) -> list[Answer]:
+        """What it says next in each conversation. Those of like length are asked together."""
+        texts = [self._prompts.prompt(messages) for messages in asked]
+        order = sorted(range(len(texts)), key=lambda n: len(texts[n]))
+        found: dict[int, Answer] = {}
+        for start in range(0, len(order), batch):
+            some = order[start : start + batch]
+            found |= zip(some, map(self._read, self._said([texts[n] for n in some])), strict=True)
+        return [found[n] for n in range(len(texts))]
+
+    def _said(self, texts: Sequence[str]) -> list[str]:
+        tokenizer = self._prompts.tokenizer
+        inputs = tokenizer(list(texts), return_tensors="pt", padding=True, add_special_tokens=False)
         inputs.pop("token_type_ids", None)
         with torch.inference_mode():
-            made = model.generate(
-                **inputs.to(device), max_new_tokens=MAX_TOKENS, do_sample=False, pad_token_id=tokenizer.pad_token_id
+            made = self._model.generate(
+                **inputs.to(self._device),
+                max_new_tokens=MAX_TOKENS,
+                do_sample=False,
+                pad_token_id=tokenizer.pad_token_id,
             )
-        said = tokenizer.batch_decode(made[:, inputs["input_ids"].shape[1] :])
-        for n, text in zip(some, said, strict=True):
-            answer = read(text.partition(tokenizer.eos_token)[0])
-            found[n] = Answer(tuple(typed(call, tools) for call in answer.calls), answer.words, answer.valid)
-    return [found[n] for n in range(len(items))]
+        said: list[str] = tokenizer.batch_decode(made[:, inputs["input_ids"].shape[1] :])
+        return said
+
+    def _read(self, text: str) -> Answer:
+        answer = read(text.partition(self._prompts.tokenizer.eos_token)[0])
+        return Answer(tuple(typed(call, self._tools) for call in answer.calls), answer.words, answer.valid)
 
 
 # -- tables
@@ -145,7 +183,7 @@ def report(judged: Sequence[Judged]) -> dict[str, Score]:
     for each in judged:
         for name in _groups(each.item):
             groups.setdefault(name, []).append(each)
-    order = ("all", "kind", "function", "language")
+    order = ("all", "kind", "talk", "function", "language")
     return {name: Score.of(groups[name]) for name in sorted(groups, key=lambda n: (order.index(n.split(":")[0]), n))}
 
 
@@ -153,13 +191,15 @@ def _groups(item: Item) -> Iterator[str]:
     yield "all"
     yield f"kind: {item.kind}"
     yield f"language: {item.lang}"
+    if item.history:
+        yield "talk: a later question"
     if item.kind == "call":
         yield f"function: {item.calls[0].name}"
 
 
 def table(scores: Mapping[str, Mapping[str, Score]]) -> str:
     """Markdown: a line a group, the models side by side."""
-    columns = ("name", "exact", "valid", "silence")
+    columns = ("name", "exact", "valid", "silence", "told")
     lines = [f"| | items | {' | '.join(f'{c} {m}' for m in scores for c in columns)} |"]
     lines.append("|" + " --- |" * (2 + len(columns) * len(scores)))
     for group, first in next(iter(scores.values())).items():
@@ -188,10 +228,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         items = read_items(given.test_file, tools)
         forms = read_items(given.forms_file, tools) if given.forms_file else []
         models = {"": given.model, **({"(base)": given.against} if given.against else {})}
-        judged = {
-            label: list(map(Judged, [*items, *forms], answers(name, [*items, *forms], tools)))
-            for label, name in models.items()
-        }
+        judged = {label: Respondent(name, tools).judged([*items, *forms]) for label, name in models.items()}
     except (BadData, Refused) as error:
         print(error, file=sys.stderr)
         return 1
@@ -202,6 +239,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(table(scores))
     for one in [one for one in judged[""] if not one.right][: given.wrong]:
         print(f"wrong: {one.item.instruction!r} -> {one.answer}")
+    for one in [one for one in judged[""] if one.after and not one.told][: given.wrong]:
+        print(f"untold: {one.item.results} -> {one.after}")
     if given.out:
         figures = {label or "model": {g: asdict(s) for g, s in rows.items()} for label, rows in scores.items()}
         given.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

@@ -22,9 +22,9 @@ from finetune.scripts.items import Call, Item, Kind, Tool, read_tools, write_ite
 HERE = Path(__file__).parents[1]
 LANGUAGES = ("en", "zh")
 # How often each kind is made, of a hundred.
-SHARES: Mapping[str, int] = {"call": 60, "calls": 2, "silent": 26, "clarify": 8, "talk": 4}
+SHARES: Mapping[str, int] = {"call": 58, "calls": 4, "silent": 25, "clarify": 8, "talk": 5}
 # How many single calls have their result told, of a hundred; the last question of a talk always has.
-TOLD = 12
+TOLD = 30
 FIRST_DAY = date(2024, 1, 1)
 
 
@@ -51,11 +51,14 @@ class Phrases:
         """Those of a file."""
         return cls(**json.loads(path.read_text(encoding="utf-8")))
 
-    def words(self) -> list[str]:
-        """Those that stand for a value of an enum, in all languages."""
+    def names(self) -> dict[str, list[str]]:
+        """The words that stand for each value of an enum, in all languages."""
         said = [parameter for own in self.functions.values() for parameter in own.get("words", {}).values()]
-        of_values = [values for parameter in said if not isinstance(parameter, str) for values in parameter.values()]
-        return sorted({word for values in of_values for words in values.values() for word in words})
+        found: dict[str, set[str]] = {}
+        for values in (each for parameter in said if not isinstance(parameter, str) for each in parameter.values()):
+            for value, words in values.items():
+                found.setdefault(value, set()).update(words)
+        return {value: sorted(words - {value}) for value, words in sorted(found.items())}
 
 
 class Generator:
@@ -177,7 +180,7 @@ class Generator:
         if forms := self._phrases.functions[name].get("results"):
             hour, minute = self._random.randrange(24), self._random.randrange(60)
             return str(self._one(forms)).format(hour=f"{hour:02}", minute=f"{minute:02}")
-        whole = self._random.randint(0, 3000)
+        whole = int(10 ** self._random.uniform(0, 5))  # as many of two digits as of five
         if self._phrases.functions[name].get("whole"):
             return whole
         fraction = self._random.choice(["", f".{self._random.randint(0, 9)}", f".{self._random.randint(10, 99)}"])
@@ -200,18 +203,19 @@ def make_forms(tools: Mapping[str, Tool], phrases: Phrases, *, seed: int, count:
 def make(
     tools: Mapping[str, Tool], phrases: Phrases, *, seed: int, train: int, test: int
 ) -> tuple[list[Item], list[Item]]:
-    """Items to train and to test with. No phrase of the second is in the first."""
+    """Items to train and to test with. No phrase of the second is in the first, where one may come with two results."""
     tested = list(_distinct(Generator(tools, phrases, seed + 1, held_out=True).items(), test, set()))
     kept = {item.instruction for item in tested}
-    return list(_distinct(Generator(tools, phrases, seed, held_out=False).items(), train, kept)), tested
+    return list(_distinct(Generator(tools, phrases, seed, held_out=False).items(), train, kept, again=True)), tested
 
 
-def _distinct(items: Iterator[Item], count: int, taken: set[str]) -> Iterator[Item]:
-    """So many of them, none with a phrase that is taken or came before."""
-    seen = set(taken)
+def _distinct(items: Iterator[Item], count: int, taken: set[str], *, again: bool = False) -> Iterator[Item]:
+    """So many of them, none with a phrase that is taken or came before; again: but with another result."""
+    seen: set[tuple[str, tuple[Any, ...]]] = set()
     for item in islice(items, count * 20):
-        if item.instruction not in seen:
-            seen.add(item.instruction)
+        mark = (item.instruction, item.results if again else ())
+        if item.instruction not in taken and mark not in seen:
+            seen.add(mark)
             count -= 1
             yield item
         if count == 0:

@@ -28,37 +28,40 @@ PLAIN_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Prompts:
-    """Conversations as one tokenizer's model reads them. Made by `of`.
+    """Conversations about some tools, as one tokenizer's model reads them. Made by `of`.
 
     native: its own chat template shows tools, calls and results. ChatGLM's, for one, shows tools and leaves calls out.
+    demand: what the plain form says of the tools.
     """
 
     tokenizer: Any
+    tools: Sequence[Mapping[str, Any]]
     native: bool
+    demand: str
 
     @classmethod
-    def of(cls, tokenizer: Any) -> Prompts:
+    def of(cls, tokenizer: Any, tools: Mapping[str, Tool]) -> Prompts:
         """For a tokenizer, which gets a chat template if it has none, and something to pad with."""
         if not tokenizer.chat_template:
             tokenizer.chat_template = PLAIN_TEMPLATE
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        return cls(tokenizer, _shows_calls(tokenizer))
+        shown = [{"type": "function", "function": dict(tool)} for tool in tools.values()]
+        text = "\n\n".join(section(tool["name"], tool["description"], tool["parameters"]) for tool in tools.values())
+        return cls(tokenizer, shown, _shows_calls(tokenizer), demanded(text))
 
-    def prompt(self, messages: Sequence[Message], tools: Mapping[str, Tool], *, ask: bool = True) -> str:
+    def prompt(self, messages: Sequence[Message], *, ask: bool = True) -> str:
         """A conversation as text. ask: with the beginning of the answer that is wanted."""
         if self.native:
-            shown = [{"type": "function", "function": dict(tool)} for tool in tools.values()]
-            return _applied(self.tokenizer, _with_objects(messages), ask, tools=shown)
-        text = "\n\n".join(section(tool["name"], tool["description"], tool["parameters"]) for tool in tools.values())
-        return _applied(self.tokenizer, with_system(demanded(text), in_text(messages)), ask)
+            return _applied(self.tokenizer, _with_objects(messages), ask, tools=self.tools)
+        return _applied(self.tokenizer, with_system(self.demand, in_text(messages)), ask)
 
-    def taught(self, before: Sequence[Message], answer: Message, tools: Mapping[str, Tool]) -> tuple[str, str]:
+    def taught(self, before: Sequence[Message], answer: Message) -> tuple[str, str]:
         """A prompt, and what the model is to go on with, its end included.
 
         Raises ValueError where the chat template changes what came before when something follows.
         """
-        asked, whole = self.prompt(before, tools), self.prompt([*before, answer], tools, ask=False)
+        asked, whole = self.prompt(before), self.prompt([*before, answer], ask=False)
         if not whole.startswith(asked):
             raise ValueError(
                 "The chat template rewrites a conversation when it goes on, so an answer cannot be told apart."

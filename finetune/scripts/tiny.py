@@ -10,15 +10,16 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, set_seed
 
 from finetune.scripts.generate import Phrases
-from finetune.scripts.items import Item, read_items, read_tools
+from finetune.scripts.items import Item, Tool, read_items, read_tools
 from finetune.scripts.prompt_utils import Prompts
 
 HERE = Path(__file__).parents[1]
@@ -34,6 +35,8 @@ NUMBERS = [
     *(f"-{month:02}-{day:02}" for month in range(1, 13) for day in range(1, 32)),
     *map(str, range(2020, 2031)),
 ]
+# What of them begins as one kind of word.
+KINDS = (r"\d+", r"-\d\d-\d\d")
 TEMPLATE = """\
 {%- for message in messages %}
 {%- if message.role == 'tool' %}
@@ -56,8 +59,15 @@ TEMPLATE = """\
 """
 
 
-def make_tokenizer(texts: Iterator[str], named: Sequence[str] = (), vocabulary: int = 1500) -> PreTrainedTokenizerFast:
-    """A byte-level BPE with tokens for all NUMBERS and FRAMES, and for `named`: words that stand for one value each."""
+def make_tokenizer(
+    texts: Iterator[str],
+    names: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    called: Sequence[str] = (),
+    vocabulary: int = 1500,
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE with a token for each of NUMBERS and FRAMES, of `names`: values, and the words for them, and of
+    `called`: functions and parameters.
+    """
     tokenizer = Tokenizer(models.BPE())
     # A space is never part of a word: the same word is the same tokens wherever it stands.
     words = pre_tokenizers.Split(Regex(r"\d| |[^\w\s]|[^\W\d]+"), "isolated")
@@ -72,7 +82,8 @@ def make_tokenizer(texts: Iterator[str], named: Sequence[str] = (), vocabulary: 
     )
     tokenizer.train_from_iterator(texts, trainer)
     made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=PAD)
-    made.add_tokens([*MARKS, *FRAMES, *NUMBERS, *named])
+    named = [word for value, words in names.items() for word in (value, *words)]
+    made.add_tokens([*MARKS, *FRAMES, *NUMBERS, *named, *called])
     made.chat_template = TEMPLATE
     made.model_max_length = 1024
     return made
@@ -80,6 +91,7 @@ def make_tokenizer(texts: Iterator[str], named: Sequence[str] = (), vocabulary: 
 
 def make_model(
     tokenizer: PreTrainedTokenizerFast,
+    names: Mapping[str, Sequence[str]] = MappingProxyType({}),
     *,
     width: int,
     layers: int,
@@ -104,7 +116,7 @@ def make_model(
     )
     model = Qwen2ForCausalLM(config)
     begin_by_copying(model)
-    begin_alike(model, tokenizer, spread)
+    begin_alike(model, tokenizer, names, spread)
     model.generation_config.update(
         max_new_tokens=160, do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
@@ -124,13 +136,25 @@ def begin_by_copying(model: Qwen2ForCausalLM) -> None:
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
-def begin_alike(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, spread: float) -> None:
-    """Have numbers begin as one kind of word, and days as another: each by itself is read a few times only."""
+def begin_alike(
+    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, names: Mapping[str, Sequence[str]], spread: float
+) -> None:
+    """Have numbers begin as one kind of word, days as another, and a value as the words for it.
+
+    Each by itself is read a few times only.
+    """
     embeddings = model.get_input_embeddings().weight
     words = [tokenizer.decode([n]).strip() for n in range(len(tokenizer))]
-    for kind in (r"\d+", r"-\d\d-\d\d"):
-        alike = [n for n, word in enumerate(words) if re.fullmatch(kind, word)]
+    kinds = [[n for n, word in enumerate(words) if re.fullmatch(kind, word)] for kind in KINDS]
+    named = [tokenizer.convert_tokens_to_ids([value, *said]) for value, said in names.items()]
+    for alike in (*kinds, *named):
         embeddings[alike] += spread * torch.randn(embeddings.shape[1])
+
+
+def called_of(tools: Mapping[str, Tool]) -> list[str]:
+    """Names of functions and parameters that are no words of a language."""
+    names = {part for name, tool in tools.items() for part in (name, *tool["parameters"]["properties"])}
+    return sorted(name for name in names if "_" in name)
 
 
 def texts_of(items: Sequence[Item]) -> Iterator[str]:
@@ -155,11 +179,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parser.parse_args(argv)
     tools = read_tools(given.tools)
     items = read_items(given.train_file, tools)
-    tokenizer = make_tokenizer(texts_of(items), Phrases.read(given.phrases).words())
-    model = make_model(tokenizer, width=given.width, layers=given.layers, seed=given.seed)
+    names = Phrases.read(given.phrases).names()
+    tokenizer = make_tokenizer(texts_of(items), names, called_of(tools))
+    model = make_model(tokenizer, names, width=given.width, layers=given.layers, seed=given.seed)
     model.save_pretrained(given.out)
     tokenizer.save_pretrained(given.out)
-    length = len(tokenizer(Prompts.of(tokenizer).prompt(items[0].before(), tools))["input_ids"])
+    length = len(tokenizer(Prompts.of(tokenizer, tools).prompt(items[0].before()))["input_ids"])
     print(f"{given.out}: {model.num_parameters() / 1e6:.1f} million parameters, {len(tokenizer)} tokens,")
     print(f"a question is about {length} tokens.")
 

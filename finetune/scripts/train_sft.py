@@ -72,29 +72,41 @@ def _flag(text: str) -> bool:
 # -- data
 
 
-def examples(prompts: Prompts, items: Sequence[Item], tools: Mapping[str, Tool], longest: int) -> list[dict[str, Any]]:
-    """Each answer of each item as tokens, with labels for the answer alone. Raises BadData."""
-    found, tokenizer = [], prompts.tokenizer
+def examples(prompts: Prompts, items: Sequence[Item], longest: int) -> list[dict[str, Any]]:
+    """Each item as tokens, with labels for its answers alone. Raises BadData.
+
+    A later answer goes on behind an earlier one, unless the chat template shows that in another way by then.
+    """
+    found: list[dict[str, Any]] = []
     for n, item in enumerate(items):
+        text = ""
         for before, answer in item.steps():
-            asked, said = prompts.taught(before, answer, tools)
-            first = tokenizer(asked, add_special_tokens=False)["input_ids"]
-            second = tokenizer(said, add_special_tokens=False)["input_ids"]
-            if len(first) + len(second) > longest:
-                raise BadData(f"item {n}: {len(first) + len(second)} tokens are more than {longest}.")
-            found.append({"input_ids": first + second, "labels": [-100] * len(first) + second})
+            asked, said = prompts.taught(before, answer)
+            if not text or not asked.startswith(text):
+                text = ""
+                found.append({"input_ids": [], "labels": []})
+            _go_on(found[-1], prompts.tokenizer, asked.removeprefix(text), said)
+            text = asked + said
+            if len(found[-1]["labels"]) > longest:
+                raise BadData(f"item {n}: {len(found[-1]['labels'])} tokens are more than {longest}.")
     return found
+
+
+def _go_on(example: dict[str, Any], tokenizer: Any, asked: str, said: str) -> None:
+    first, second = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (asked, said))
+    example["input_ids"] += first + second
+    example["labels"] += [-100] * len(first) + second
 
 
 # -- model
 
 
-def load(name: str) -> tuple[Any, Prompts]:
+def load(name: str, tools: Mapping[str, Tool]) -> tuple[Any, Prompts]:
     """The model, and how it reads. Raises Refused."""
     if not sys.stderr.isatty():
         disable_progress_bar()
     try:
-        prompts = Prompts.of(AutoTokenizer.from_pretrained(name))
+        prompts = Prompts.of(AutoTokenizer.from_pretrained(name), tools)
         return AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32), prompts
     except (OSError, ValueError) as error:
         raise Refused(
@@ -178,8 +190,8 @@ def train(given: argparse.Namespace) -> dict[str, Any]:
     files = {"train": given.train_file, **({"eval": given.eval_file} if given.eval_file else {})}
     items = {name: read_items(path, tools) for name, path in files.items()}
     set_seed(given.seed)
-    model, prompts = load(given.base_model)
-    made = {name: examples(prompts, each, tools, given.max_length) for name, each in items.items()}
+    model, prompts = load(given.base_model, tools)
+    made = {name: examples(prompts, each, given.max_length) for name, each in items.items()}
     given.output_dir.mkdir(parents=True, exist_ok=True)
     trainer = trainer_of(given, model, prompts.tokenizer, {n: Dataset.from_list(each) for n, each in made.items()})
     checkpoint = last_checkpoint(given.output_dir)
@@ -212,7 +224,7 @@ def _card(
     return {
         "settings": {name: str(value) if isinstance(value, Path) else value for name, value in vars(given).items()},
         "data": {
-            name: {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "answers": len(made[name])}
+            name: {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "sequences": len(made[name])}
             for name, path in files.items()
         },
         "versions": {

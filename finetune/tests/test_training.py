@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finetune.scripts import evaluate, tiny, train_sft
-from finetune.scripts.answers import read
+from finetune.scripts.answers import Answer, read
 from finetune.scripts.generate import HERE, Phrases, make
-from finetune.scripts.items import read_tools, write_items
+from finetune.scripts.items import Call, Item, read_tools, write_items
 from finetune.scripts.prompt_utils import Prompts
 
 TOOLS = read_tools(HERE / "configs" / "tools.json")
@@ -55,7 +55,7 @@ def test_an_adapter_is_trained_saved_merged_and_judged(folder: Path, capsys: pyt
     assert (out / "adapter_model.safetensors").exists() and not (out / "model.safetensors").exists()
     card = json.loads((out / "run.json").read_text())
     assert 0 < card["trained"] < card["parameters"] / 2
-    assert card["data"]["train"]["answers"] > 400 and len(card["data"]["eval"]["sha256"]) == 64
+    assert card["data"]["train"]["sequences"] == 400 and len(card["data"]["eval"]["sha256"]) == 64
     assert list(losses(folder, "lora", "eval_loss")) == [2, 4]
     assert "<svg" in (out / "loss.svg").read_text()
     capsys.readouterr()
@@ -63,9 +63,40 @@ def test_an_adapter_is_trained_saved_merged_and_judged(folder: Path, capsys: pyt
     assert evaluate.main(judged.split()) == 0
     figures = json.loads((out / "figures.json").read_text())
     assert figures["model"]["all"]["items"] == 24
-    assert figures["(base)"]["all"]["name"] == 0.0
+    assert (figures["(base)"]["all"]["name"], figures["(base)"]["all"]["told"]) == (0.0, 0.0)
     assert {"language: en", "language: zh", "kind: silent", "function: add"} <= figures["model"].keys()
     assert capsys.readouterr().out.startswith("| | items | name  |")
+
+
+def test_words_for_one_value_begin_alike(folder: Path) -> None:
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder / "base")
+    weights = AutoModelForCausalLM.from_pretrained(folder / "base").get_input_embeddings().weight.detach()
+    names = PHRASES.names()
+    tokens = {
+        word: tokenizer.convert_tokens_to_ids(word) for value in ("EUR", "Paris") for word in (value, *names[value])
+    }
+    assert {"EUR", "euros", "欧元", "Paris", "巴黎"} <= tokens.keys()
+    assert all(tokenizer.decode([token]) == word for word, token in tokens.items())
+
+    def likeness(one: str, other: str) -> float:
+        return float(torch.cosine_similarity(weights[tokens[one]], weights[tokens[other]], dim=0))
+
+    assert likeness("Paris", "巴黎") > 0.25 > likeness("Paris", "欧元")
+    assert likeness("EUR", "欧元") > 0.25 > likeness("EUR", "巴黎")
+
+
+@pytest.mark.parametrize(
+    ("after", "told"),
+    [
+        (Answer((), "That makes 12.5 for 3."), True),
+        (Answer((), "That makes 12."), False),
+        (Answer((Call("add", {}),), "12.5 and 3"), False),
+        (None, False),
+    ],
+)
+def test_a_result_is_told_as_it_was(after: Answer | None, told: bool) -> None:
+    item = Item("x", (Call("add", {}), Call("add", {})), "y", results=(12.5, 3))
+    assert evaluate.Judged(item, Answer((), "?"), after).told is told
 
 
 def test_all_weights_learn_where_there_is_no_adapter(folder: Path) -> None:
@@ -187,12 +218,12 @@ CHATGLM = """\
 def test_each_family_is_asked_and_read_in_its_own_form(folder: Path, template: str | None, native: bool) -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(folder / "base")
     tokenizer.chat_template, tokenizer.bos_token = template, "<|im_start|>"
-    prompts = Prompts.of(tokenizer)
+    prompts = Prompts.of(tokenizer, TOOLS)
     assert prompts.native is native
     train, _ = make(TOOLS, PHRASES, seed=5, train=200, test=1)
     for item in train:
         for before, answer in item.steps():
-            asked, said = prompts.taught(before, answer, TOOLS)
+            asked, said = prompts.taught(before, answer)
             assert before[-1]["content"] in asked
             assert any(token in said for token in tokenizer.all_special_tokens)
             understood = read(said.partition(tokenizer.eos_token)[0])
