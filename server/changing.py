@@ -309,15 +309,17 @@ class Changer:
                 await start.result().stop()
 
     def _trial(self, generation: Generation, after: State, change: Change, plan: Plan) -> Trial:
-        previous = self._serving.generation.lock if self._serving else generation.lock if generation.compiled else None
         snapshot = self._home.snapshots / str(after.snapshot)
         activated = [v.function.name for v in change.activated]
-        return Trial(generation, snapshot, after, change.parsed, activated, change.removed, plan.is_new, previous)
+        imported = generation.lock if generation.compiled else None
+        if self._serving is not None:
+            imported = self._serving.generation.lock
+        return Trial(generation, snapshot, after, change.parsed, activated, change.removed, plan.is_new, imported)
 
     async def _compile(self, trial: Trial, report: Report) -> None:
         """Before anything else of a new environment runs, which would compile the same and could not keep it."""
         await self._verifier.warm(trial, report)
-        await on_disk(self._environments.gather, trial.generation, keep=trial.previous is None)
+        await on_disk(self._environments.gather, trial.generation, keep=trial.imported is None)
 
     async def _verify(self, trial: Trial, report: Report) -> Verified:
         child = None if trial.is_new else await self._probes.take()

@@ -49,8 +49,9 @@ WARM = {
 class Trial:
     """What is to be proved: a state, written as a snapshot, in a generation.
 
-    parsed are new, activated names older versions that are to serve again. previous is the lock of a generation
-    whose packages were imported before; None where there is none. child has been started ahead.
+    parsed are new, activated names older versions that are to serve again. imported is the lock of an
+    environment whose packages were imported before, here or for another home; None if there is none. child has
+    been started ahead.
     """
 
     generation: Generation
@@ -60,7 +61,7 @@ class Trial:
     activated: Sequence[str]
     removed: Collection[str]
     is_new: bool
-    previous: Lock | None
+    imported: Lock | None
     child: Child | None = None
 
 
@@ -147,8 +148,8 @@ def _others(trial: Trial, changed: Collection[str]) -> list[str]:
 
 
 def _needed(trial: Trial) -> list[str]:
-    """Modules of the default packages that a new environment has in another version than the one before it."""
-    old = trial.previous.pins if trial.previous else {}
+    """Modules of the default packages that a new environment has in another version than was imported before."""
+    old = trial.imported.pins if trial.imported else {}
     changed = [name for name in WARM if trial.generation.lock.pins.get(name) != old.get(name)]
     return [module for name in changed for module in WARM[name]]
 

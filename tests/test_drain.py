@@ -127,7 +127,6 @@ def test_a_turn_of_chat_that_lasts_too_long_is_told_so(tmp_path: Path, cache: Pa
     assert processes.left_of(tmp_path) == []
 
 
-@pytest.mark.anyio
 async def test_events_end_where_time_is_up_and_who_makes_them_is_cancelled() -> None:
     drain, went = Drain(), asyncio.Event()
     cancelled = False

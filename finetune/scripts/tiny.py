@@ -12,7 +12,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -61,8 +60,8 @@ TEMPLATE = """\
 
 def make_tokenizer(
     texts: Iterator[str],
-    names: Mapping[str, Sequence[str]] = MappingProxyType({}),
-    called: Sequence[str] = (),
+    names: Mapping[str, Sequence[str]],
+    called: Sequence[str],
     vocabulary: int = 1500,
 ) -> PreTrainedTokenizerFast:
     """A byte-level BPE with a token for each of NUMBERS and FRAMES, of `names`: values, and the words for them, and of
@@ -91,7 +90,7 @@ def make_tokenizer(
 
 def make_model(
     tokenizer: PreTrainedTokenizerFast,
-    names: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    names: Mapping[str, Sequence[str]],
     *,
     width: int,
     layers: int,

@@ -82,7 +82,7 @@ def examples(prompts: Prompts, items: Sequence[Item], longest: int) -> list[dict
         text = ""
         for before, answer in item.steps():
             asked, said = prompts.taught(before, answer)
-            if not text or not asked.startswith(text):
+            if not (text and asked.startswith(text)):
                 text = ""
                 found.append({"input_ids": [], "labels": []})
             _go_on(found[-1], prompts.tokenizer, asked.removeprefix(text), said)
