@@ -268,7 +268,8 @@ async def test_headers_have_a_deadline(begun: bytes) -> None:
 async def test_headers_that_come_bit_by_bit_have_no_more_time() -> None:
     async with site() as here:
         reader, writer, connection = await here.connect()
-        start = connection.loop.time()
+        start = connection._head_since
+        assert start is not None
         for number, byte in enumerate(HEAD):
             writer.write(bytes([byte]))
             await asyncio.sleep(0)
