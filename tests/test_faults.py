@@ -83,10 +83,11 @@ def aftermath(client: httpx2.Client, session: str, fault: Fault, said: bool) -> 
     """
     for _ in range(3):
         answer = execute(client, "kept", session=session, timeout=5)
-        for _ in range(0 if "kept" in fault.after else ENOUGH):
-            if answer["result"] == "42":
-                answer = execute(client, "kept", session=session, timeout=5)
         said = said or answer["state_preserved"] is False
+        for _ in range(0 if "kept" in fault.after else ENOUGH):
+            if answer["result"] == "42":  # with which it may also be said that the kernel ended after it
+                answer = execute(client, "kept", session=session, timeout=5)
+                said = said or answer["state_preserved"] is False
         if wrong := [found for found in agreeing(answer, session) if isinstance(found, str)]:
             return str(wrong)
         if answer["result"] == "42":
