@@ -15,6 +15,7 @@ Scope = Literal[
     "execute:function",
     "execute:code",
     "chat",
+    "approve",
     "admin",
 ]
 SCOPES: tuple[Scope, ...] = get_args(Scope)

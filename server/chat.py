@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 
@@ -113,10 +113,11 @@ class Chat:
     async def run(self, wish: Wish, caller: Caller) -> AsyncGenerator[Event]:
         """A turn, as it goes; the last event is the `Turn`.
 
-        Raises ModelNotConfigured, InvalidRequest, FunctionNotFound, MissingBound, ModelFailed, ModelTimedOut,
-        LimitReached, ConversationBusy, ConversationNotFound for one of somebody else. What was added to the
-        conversation until then is in the error's `messages`.
+        Raises Forbidden, ModelNotConfigured, InvalidRequest, FunctionNotFound, MissingBound, ModelFailed,
+        ModelTimedOut, LimitReached, ConversationBusy, ConversationNotFound for one of somebody else. What was added to
+        the conversation until then is in the error's `messages`.
         """
+        _check_approved(wish.approved, caller)
         wish = replace(wish, caller=caller)
         await self._check_owner(wish.conversation, caller)
         async with self._turn(wish) as means:
@@ -160,6 +161,7 @@ class Chat:
 
         terms.policy: at least so many decisions, and at least the service's.
         """
+        _check_approved(terms.approved, caller)
         means = self._means(caller)
         terms = replace(terms, policy=stricter(means.policy, terms.policy), caller=caller)
         batch = await Batch(tuple(calls)).run(means.calls, _active(means), terms, Hooks())
@@ -414,6 +416,12 @@ def _tell(means: Means, batch: Batch) -> None:
 def is_of_tools(approval: Approval) -> bool:
     """Whether calls of somebody else's loop wait, and not a conversation."""
     return approval.conversation is None
+
+
+def _check_approved(approved: Collection[str], caller: Caller) -> None:
+    """Raises Forbidden: only who may decide about calls may have decided beforehand."""
+    if approved:
+        caller.require("approve")
 
 
 def _no_conversation(identity: str) -> ConversationNotFound:

@@ -15,7 +15,8 @@ _FIND: tuple[Scope, ...] = ("functions:read", "execute:function")
 _REGISTER: tuple[Scope, ...] = ("functions:register",)
 _RUN: tuple[Scope, ...] = ("execute:function", "execute:code", "chat")
 _CHAT: tuple[Scope, ...] = ("chat",)
-_DECIDE: tuple[Scope, ...] = ("chat", "execute:function")
+_WAITING: tuple[Scope, ...] = ("chat", "execute:function", "approve")
+_DECIDE: tuple[Scope, ...] = ("approve",)
 _ADMIN: tuple[Scope, ...] = ("admin",)
 
 # One of the scopes is enough; the scope admin always is. `{}` is one part of a path, `{*}` is all that follows.
@@ -59,8 +60,8 @@ TABLE: Mapping[tuple[str, str], tuple[Scope, ...]] = {
     ("GET", "/conversations"): _CHAT,
     ("GET", "/conversations/{}"): _CHAT,
     ("DELETE", "/conversations/{}"): _CHAT,
-    ("GET", "/approvals"): _DECIDE,
-    ("GET", "/approvals/{}"): _DECIDE,
+    ("GET", "/approvals"): _WAITING,
+    ("GET", "/approvals/{}"): _WAITING,
     ("POST", "/approvals/{}"): _DECIDE,
     ("GET", "/keys"): _ADMIN,
     ("POST", "/keys"): _ADMIN,

@@ -332,7 +332,7 @@ def test_sessions_are_their_owner_s(make: Callable[..., httpx2.Client], client: 
 
 
 def test_results_are_read_by_who_got_their_link(make: Callable[..., httpx2.Client], client: httpx2.Client) -> None:
-    one, other = make("execute:function"), make("execute:function")
+    one, other = make("execute:function", "approve"), make("execute:function")
     asked = {"tool_calls": [tool_call("a", "plot_series", {"series": {"a": [1, 2]}})], "approved": ["plot_series"]}
     [link] = one.post("/tools/run", json=asked).json()["runs"][0]["pictures"]
     assert one.get(link).content == client.get(link).content
@@ -346,7 +346,8 @@ def test_what_waits_is_seen_and_decided_by_its_owner_and_runs_with_the_owner_s_r
     register(client, source_of(name), effects="write")
     asked = {"tool_calls": [tool_call("a", name, {"n": 1})], "confirm": "writes"}
     decision = {"decisions": [{"call_id": "call_0", "decision": "approve"}]}
-    one, other = make("execute:function", functions=[name]), make("execute:function", "chat")
+    one = make("execute:function", "approve", functions=[name])
+    other = make("execute:function", "chat", "approve")
 
     def held() -> str:
         return str(one.post("/tools/run", json=asked).json()["approval"]["id"])
@@ -362,6 +363,30 @@ def test_what_waits_is_seen_and_decided_by_its_owner_and_runs_with_the_owner_s_r
     revoked = next(key["id"] for key in client.get("/keys").json() if key["functions"] == [name])
     client.delete(f"/keys/{revoked}")
     problem(client.post(f"/approvals/{identity}", json=decision), 409, "approval_void")
+
+
+def test_a_key_without_approve_decides_nothing_neither_afterwards_nor_beforehand(
+    make: Callable[..., httpx2.Client], client: httpx2.Client, name: str
+) -> None:
+    register(client, source_of(name), effects="write")
+    agent = make("execute:function", "chat")
+    calls = [tool_call("a", name, {"n": 1})]
+    for path, body in (
+        ("/tools/run", {"tool_calls": calls, "approved": [name]}),
+        ("/chat", {"messages": [{"role": "user", "content": "?"}], "approved": [f"{name}@1"]}),
+    ):
+        assert problem(agent.post(path, json=body), 403, "forbidden")["scopes"] == ["approve"]
+    held = agent.post("/tools/run", json={"tool_calls": calls}).json()["approval"]
+    assert agent.get(f"/approvals/{held['id']}").json()["status"] == "waiting"
+    decision = {"decisions": [{"call_id": held["calls"][0]["call_id"], "decision": "approve"}]}
+    for headers in ({}, {"Accept": "text/event-stream"}):
+        answer = agent.post(f"/approvals/{held['id']}", json=decision, headers=headers)
+        assert "approve" in problem(answer, 403, "forbidden")["hint"]
+    assert agent.get(f"/approvals/{held['id']}").json()["status"] == "waiting"
+    done = client.post(f"/approvals/{held['id']}", json=decision).json()
+    assert done["runs"][0]["status"] == "ok"
+    line = client.get("/audit", params={"action": "decide", "limit": 1}).json()[0]
+    assert line["name"] == name and line["key"].startswith("token-")
 
 
 def test_an_idempotency_key_is_the_caller_s_own(make: Callable[..., httpx2.Client], name: str) -> None:
