@@ -13,7 +13,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from kernels.untrusted_files import plain_files, remove_tree
+
 FOLDER = "__pycache__"
+# Bytes of a compiled file that is taken.
+LARGEST = 64 * 1024 * 1024
 _LIBRARY = Path("lib", f"python{sys.version_info[0]}.{sys.version_info[1]}", "site-packages")
 
 
@@ -58,12 +62,13 @@ class Bytecode:
 
         It was written by packages: only plain files are taken, where there is a source and no compiled file.
         """
-        for compiled in self._files():
-            there = venv / compiled.relative_to(self.folder)
-            if compiled.is_file() and not compiled.is_symlink() and _source(there).is_file() and not there.exists():
+        for here, path in plain_files(self.folder, max_size=LARGEST):
+            there = venv / path
+            if path.is_relative_to(_LIBRARY) and path.parent.name == FOLDER and _source(there).is_file():
                 there.parent.mkdir(exist_ok=True)
-                compiled.replace(there)
-        shutil.rmtree(self.folder, ignore_errors=True)
+                if not there.exists():
+                    os.rename(path.name, there, src_dir_fd=here)
+        remove_tree(self.folder)
 
     def _files(self) -> Iterator[Path]:
         for folder, _, files in os.walk(self.folder / _LIBRARY):

@@ -8,6 +8,10 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import os
+import socket
+import struct
+import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
@@ -15,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 import structlog
 import zmq
-from jupyter_client.manager import KernelManager
+from jupyter_client.manager import AsyncKernelManager, KernelManager
 from jupyter_client.session import DELIM
 from pydantic_core import from_json, to_json
 
@@ -35,6 +39,9 @@ NOBLOCK, SNDMORE, EVENTS, POLLIN = int(zmq.NOBLOCK), int(zmq.SNDMORE), int(zmq.E
 QUIET = 0.002
 # Milliseconds until the next try to reach a kernel that has not made its sockets yet.
 RETRY = 2
+
+# Process, user and group at the other end of a unix socket.
+_CREDENTIALS = struct.Struct("3i")
 
 Channel = Literal["shell", "iopub"]
 # What decoding bytes that a hostile kernel wrote can raise.
@@ -65,6 +72,25 @@ class Message(NamedTuple):
         return _decoded(self.packed_metadata)
 
 
+class Manager(AsyncKernelManager):
+    """A manager that removes no file by its path, where a kernel could have put a link. `Workplace` removes them."""
+
+    def cleanup_connection_file(self) -> None:
+        """Remove nothing."""
+
+    def cleanup_ipc_files(self) -> None:
+        """Remove nothing."""
+
+    async def kernel_process(self) -> int | None:
+        """Return the process of the kernel itself, None where only its sandbox is known."""
+        provisioner: Any = self.provisioner
+        try:
+            found: int = await provisioner.kernel_process()
+        except (AttributeError, OSError, IndexError):  # not a provisioner of ours; the kernel has ended
+            return None
+        return found
+
+
 class Channels:
     """The shell and iopub channels of the kernel that a manager has started.
 
@@ -79,6 +105,7 @@ class Channels:
         self._header = {"username": session.username, "session": session.session, "version": "5.3"}
         self._shell = _connect(context, zmq.DEALER, f"ipc://{manager.ip}-{manager.shell_port}")
         self._iopub = _connect(context, zmq.SUB, f"ipc://{manager.ip}-{manager.iopub_port}")
+        self._peers: dict[Channel, int] = {}
         self._replies = _Reader(self._shell, partial(self._take, "shell"))
         self._published = _Reader(self._iopub, partial(self._take, "iopub"))
 
@@ -98,6 +125,11 @@ class Channels:
         if quiet:
             self._published.rest()
 
+    async def strange(self, manager: Manager) -> str | None:
+        """Return what is wrong if others than the kernel answer: it can put a link in the place of a socket."""
+        own, peers = await manager.kernel_process(), set(self._peers.values()) - {0}
+        return "is not what answers at its sockets" if own is not None and peers - {own} else None
+
     def close(self) -> None:
         """Hear nothing more. Safe to repeat."""
         self._replies.close()
@@ -106,6 +138,8 @@ class Channels:
     def _take(self, channel: Channel, frames: list[zmq.Frame]) -> None:
         if channel == "shell":
             self._published.wake()
+        if channel not in self._peers:
+            self._peers[channel] = _peer(frames[0])
         try:
             self._hear(self._message(channel, frames))
         except _MALFORMED as error:
@@ -203,15 +237,27 @@ class _Reader:
 
 
 def _connect(context: zmq.Context[Any], kind: int, address: str) -> zmq.Socket[bytes]:
-    socket: zmq.Socket[bytes] = context.socket(kind, socket_class=zmq.Socket)
-    socket.linger = 0
-    socket.reconnect_ivl = RETRY
-    socket.sndhwm = 0
-    socket.rcvhwm = WAITING
+    made: zmq.Socket[bytes] = context.socket(kind, socket_class=zmq.Socket)
+    made.linger = 0
+    made.reconnect_ivl = RETRY
+    made.sndhwm = 0
+    made.rcvhwm = WAITING
     if kind == zmq.SUB:
-        socket.subscribe(b"")
-    socket.connect(address)
-    return socket
+        made.subscribe(b"")
+    made.connect(address)
+    return made
+
+
+def _peer(frame: zmq.Frame) -> int:
+    """Return the process that listens where a message came from; 0 where the system does not tell."""
+    if sys.platform != "linux":
+        return 0
+    try:
+        with socket.socket(fileno=os.dup(int(frame.get(zmq.SRCFD)))) as connection:
+            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    except OSError:  # the connection is closed again
+        return 0
+    return int(_CREDENTIALS.unpack(credentials)[0])
 
 
 def _decoded(data: bytes) -> dict[str, Any]:

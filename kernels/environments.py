@@ -8,7 +8,6 @@ import fcntl
 import json
 import os
 import re
-import shutil
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +24,7 @@ from kernels.inspecting import inspect
 from kernels.packages import Lock, Uv
 from kernels.progress import Report, Step
 from kernels.sandbox import Finished
+from kernels.untrusted_files import remove_tree
 
 KERNEL_PREFIX = "aigbb_functions_kernel_"
 
@@ -240,8 +240,8 @@ def _begin(folder: Path, lock: Lock) -> None:
 
 
 def _remove(*folders: Path) -> None:
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=not folder.exists())
+    for folder in folders:  # packages have written into `bytecode`
+        remove_tree(folder)
 
 
 def _raise_for(finished: Finished) -> None:

@@ -24,6 +24,7 @@ from kernels.home import on_disk, write_atomically
 from kernels.kernel import Launch
 from kernels.messages import clean
 from kernels.provisioner import FORK_TIMEOUT, SOCKET, Line
+from kernels.untrusted_files import read_end
 
 log = structlog.get_logger(__name__)
 
@@ -290,7 +291,7 @@ def command(launch: Launch) -> tuple[list[str], dict[str, str]]:
 
 def _last_words(said: Path, address: Path) -> str:
     """What it said last; its files go with it."""
-    words = clean(said.read_bytes()[-2000:].decode(errors="replace")).strip()
+    words = clean(read_end(said, 2000).decode(errors="replace")).strip()
     for path in (said, address):
         path.unlink(missing_ok=True)
     return words

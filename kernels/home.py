@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
-from uuid import uuid4
+
+from kernels.untrusted_files import remove_tree
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -102,8 +104,8 @@ def _remove_runtime(link: Path) -> None:
     if not link.is_symlink():
         return
     target = link.readlink()
-    if target.name.startswith("aigbb-") and target.is_dir() and target.stat().st_uid == os.getuid():
-        shutil.rmtree(target, ignore_errors=True)
+    if target.name.startswith("aigbb-") and os.path.lexists(target) and target.lstat().st_uid == os.getuid():
+        remove_tree(target)
     link.unlink()
 
 
@@ -117,35 +119,16 @@ async def on_disk(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         raise
 
 
-def remove_all(folder: Path) -> None:
-    """Remove a folder that code of others has had: however deep it is, and whatever may not be read in it.
-
-    What the system does not give up all the same stays.
-    """
-    with suppress(OSError):
-        left = _emptied(folder, folder)
-        while left:
-            here = left.pop()
-            left += _emptied(here, folder)
-            here.rmdir()
-        folder.rmdir()
-
-
-def _emptied(here: Path, top: Path) -> list[Path]:
-    """Remove the files of a folder, and return its folders. They are moved to the top: no path gets too long."""
-    here.chmod(0o700)
-    inner = []
-    with os.scandir(here) as entries:
-        for entry in list(entries):
-            path = Path(entry)
-            if not entry.is_dir(follow_symlinks=False):
-                path.unlink()
-            elif here == top:
-                inner.append(path)
-            else:
-                path.chmod(0o700)
-                inner.append(path.rename(top / uuid4().hex))
-    return inner
+async def in_own_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """As `on_disk`, for work that may take long: it does not occupy one of the few threads that all others share."""
+    loop, executor = asyncio.get_running_loop(), ThreadPoolExecutor(1, "aigbb-long")
+    running = loop.run_in_executor(executor, partial(work, *args, **kwargs))
+    executor.shutdown(wait=False)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
 
 
 def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:

@@ -15,23 +15,22 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 from uuid import uuid4
 
 import zmq.asyncio
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
-from jupyter_client.manager import AsyncKernelManager
 
-from kernels.channels import Channels, Message
+from kernels.channels import Channels, Manager, Message
 from kernels.confinement import Cage, sockets
 from kernels.endings import Death, Ending
 from kernels.errors import InsufficientStorage, KernelStartFailed
-from kernels.home import on_disk
+from kernels.home import in_own_thread, on_disk
 from kernels.messages import from_call, from_message, left_out
 from kernels.outputs import Cap, Done, Output, Refused, Status
 from kernels.sandbox import kill_group, process_end
 from kernels.tasks import CALL, Run, Task, resolve
-from kernels.workplace import Workplace
+from kernels.workplace import Workplace, last_words
 
 START_TIMEOUT = 60.0
 # After a reply without idle, or idle without a reply: how long the other may take.
@@ -81,7 +80,7 @@ class Kernel:
         self._place = Workplace(launch.workdir / self.id, sockets(launch.runtime) / self.id)
         self.workdir = self._place.workdir
         self._context = context
-        self._manager = AsyncKernelManager(
+        self._manager = Manager(
             kernel_name=launch.name,
             kernel_spec_manager=KernelSpecManager(kernel_dirs=[str(launch.kernelspecs)], ensure_native_kernel=False),
             transport="ipc",
@@ -209,30 +208,29 @@ class Kernel:
             self._channels.close()
         if self._manager.provisioner is not None:
             await self._manager.cleanup_resources()
-        await on_disk(self._place.remove)
+        await in_own_thread(self._place.remove)
 
     async def _launch(self) -> None:
-        try:
-            await self._start_process()
-        except (OSError, ValueError, NoSuchKernel) as error:
-            kind = InsufficientStorage if getattr(error, "errno", 0) == errno.ENOSPC else KernelStartFailed
-            raise kind(f"{self.name} could not be started: {error}.") from error
-        self._channels = Channels(self._manager, self._context, self._hear)
-        failure = await self._greet()
-        if failure is not None:
-            said = await asyncio.to_thread(self._place.last_words)
-            raise KernelStartFailed(f"{self.name} {failure}.", log=said)
+        with ExitStack() as opened:
+            try:
+                printed = await on_disk(lambda: opened.enter_context(self._place.open()))
+                await self._start_process(printed)
+            except (OSError, ValueError, NoSuchKernel) as error:
+                kind = InsufficientStorage if getattr(error, "errno", 0) == errno.ENOSPC else KernelStartFailed
+                raise kind(f"{self.name} could not be started: {error}.") from error
+            self._channels = Channels(self._manager, self._context, self._hear)
+            failure = await self._greet() or await self._channels.strange(self._manager)
+            if failure is not None:
+                raise KernelStartFailed(f"{self.name} {failure}.", log=await on_disk(last_words, printed))
+        await on_disk(self._place.close_sockets)
 
-    async def _start_process(self) -> None:
+    async def _start_process(self, printed: BinaryIO) -> None:
         own, cage = self._place.folders, self.launch.cage
         env = {**self.launch.env, **self._place.environment, **cage.rules(*own)}
         more = {"cage": cage.narrowed(*own)} if cage.wraps else {}
+        streams = {"stdout": printed.fileno(), "stderr": printed.fileno()}
         try:
-            with ExitStack() as opened:
-                file = await on_disk(lambda: opened.enter_context(self._place.open()))
-                await self._manager.start_kernel(
-                    env=env, cwd=str(self.workdir), stdout=file.fileno(), stderr=file.fileno(), **more
-                )
+            await self._manager.start_kernel(env=env, cwd=str(self.workdir), **streams, **more)
         finally:
             provisioner = self._manager.provisioner
             # Also when we were cancelled: start_kernel still waits after it has made the process.

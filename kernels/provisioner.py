@@ -227,6 +227,12 @@ class ForkProvisioner(LocalProvisioner):
             self.out_of_memory = await on_disk(group.oom_killed)
             await on_disk(group.remove)
 
+    async def kernel_process(self) -> int:
+        """Return the number that the kernel itself has here, within its sandbox. Raises OSError, IndexError."""
+        if self.cage.wraps and not isinstance(self.process, Fork):
+            return await asyncio.to_thread(_inmost, self.process.pid)
+        return int(self.process.pid)
+
     async def send_signal(self, signum: int) -> None:
         """To the kernel's group. An interrupt goes past bubblewrap, which would end, and the kernel with it."""
         if signum == signal.SIGINT and self.cage.wraps and self.process is not None:

@@ -6,11 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from kernels.home import remove_all
+import structlog
+
 from kernels.messages import clean
+from kernels.untrusted_files import read_end_of, remove_tree
+
+log = structlog.get_logger(__name__)
 
 # In its working folder: its temporary one, so that both go together.
 TEMPORARY = ".tmp"
+# How much of what a process printed at its start is told.
+LAST_BYTES = 4000
 
 
 @dataclass(frozen=True)
@@ -36,21 +42,23 @@ class Workplace:
         folder = self.workdir
         return {"HOME": str(folder), "IPYTHONDIR": str(folder / ".ipython"), "TMPDIR": str(folder / TEMPORARY)}
 
-    @property
-    def _words(self) -> Path:
-        return self.workdir / ".start.log"
-
     def open(self) -> BinaryIO:
-        """Make the folders; a file for what the process says at its start."""
+        """Make the folders, and a file for what the process prints at its start. Raises OSError."""
         for folder in (self.workdir, self.workdir / TEMPORARY, self.sockets):
             folder.mkdir(mode=0o700, parents=True)
-        return self._words.open("wb")
+        return (self.workdir / ".start.log").open("xb+")
 
-    def last_words(self) -> str:
-        """The end of what it said."""
-        return clean(self._words.read_bytes()[-4000:].decode(errors="replace"))
+    def close_sockets(self) -> None:
+        """Remove how it is reached: its sockets and the file with its key. Who is connected stays connected."""
+        remove_tree(self.sockets)
 
     def remove(self) -> None:
-        """Both folders, and what is in them."""
+        """Remove both folders, or what the kernel has put in their place."""
         for folder in self.folders:
-            remove_all(folder)
+            if not remove_tree(folder):
+                log.warning("kernel.files_left", folder=str(folder))
+
+
+def last_words(printed: BinaryIO) -> str:
+    """Return the end of what a process printed at its start, whatever it has put in the place of the file."""
+    return clean(read_end_of(printed.fileno(), LAST_BYTES).decode(errors="replace"))

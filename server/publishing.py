@@ -6,7 +6,6 @@ Everything here can be done again: the start of the service does, after a crash 
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from kernels.environments import Environments, Generation
 from kernels.home import Home
 from kernels.kernelspecs import Shelf
 from kernels.progress import Report, Step
+from kernels.untrusted_files import remove_tree
 from server.functions import Warn
 from server.registry import Registry, State
 from server.snapshots import Projection, prune_snapshots, sweep_snapshots, write_if_other
@@ -63,7 +63,7 @@ class Publisher:
         self.environments.sweep({row.number for row in self.registry.generations()})
         sweep_snapshots(self.home.snapshots, state.snapshot)
         for left in self.home.work.iterdir():
-            shutil.rmtree(left, ignore_errors=True)
+            remove_tree(left)
 
     def prune(self, state: State, in_use: Collection[int]) -> None:
         """Delete generations beyond those kept, unless a kernel of them runs, and snapshots of none."""

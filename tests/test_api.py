@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import json
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -52,6 +55,33 @@ def test_a_misspelt_function_and_a_missing_module_come_with_a_hint(client: httpx
     assert (fine["hint"], fine["fix"]) == (None, None)
     events = dict(stream(client, "/execute", {"code": "word_cuont('a')"}))
     assert (events["error"]["hint"], events["error"]["fix"]) == (body["hint"], body["fix"])
+
+
+SWAP = """
+import os, shutil
+work = os.getcwd()
+os.chdir("/")
+try:
+    shutil.rmtree(work, ignore_errors=True)
+    os.symlink({!r}, work)
+except OSError as error:
+    print(type(error).__name__)
+work
+"""
+
+
+def test_code_that_replaces_its_work_folder_by_a_link_deletes_nothing_of_the_service(
+    server: Server, client: httpx2.Client
+) -> None:
+    canary = server.home / "canary" / "registry.sqlite3"
+    canary.parent.mkdir(mode=0o750)
+    canary.touch()
+    work = Path(ast.literal_eval(execute(client, SWAP.format(str(canary.parent)))["result"]))
+    wait_until(lambda: not os.path.lexists(work))
+    assert canary.is_file()
+    assert canary.parent.stat().st_mode & 0o777 == 0o750
+    canary.unlink()
+    canary.parent.rmdir()
 
 
 def test_a_figure_is_a_png_and_a_data_frame_has_html(client: httpx2.Client) -> None:

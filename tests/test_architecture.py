@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 # Each module may import those on lines above its own, and those on its own line only where noted.
 ORDER = [
-    ["kernels.clock", "kernels.endings"],
+    ["kernels.clock", "kernels.endings", "kernels.untrusted_files"],
     ["kernels.errors", "kernels.progress", "kernels.outputs", "kernels.home", "kernels.seccomp", "kernels.cgroups"],
     ["kernels.confinement", "kernels.inspecting"],
     ["kernels.sandbox"],

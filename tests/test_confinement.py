@@ -196,6 +196,43 @@ async def test_what_it_writes_is_in_folders_that_go_with_it(place: Place) -> Non
     assert not list((place.launch.runtime / "k").iterdir())
 
 
+SWAP = """
+import os, shutil
+os.chdir("/")
+done = []
+for path in ({!r}, {!r}):
+    try:
+        shutil.rmtree(path, ignore_errors=True)
+        os.symlink({!r}, path)
+        done.append(path)
+    except OSError:
+        pass
+"""
+
+
+async def test_links_that_it_puts_in_the_place_of_its_folders_are_not_followed(place: Place) -> None:
+    canary = place.home.path / "canary"
+    canary.mkdir(mode=0o750)
+    for name in ("kernel.json", "registry.sqlite3"):
+        (canary / name).touch()
+    async with running(place.launch) as kernel:
+        folders = str(kernel.workdir), str(place.launch.runtime / "k" / kernel.id)
+        assert (await run(kernel, SWAP.format(*folders, str(canary)))).done.status == "ok"
+    assert not any(os.path.lexists(folder) for folder in folders)
+    assert sorted(path.name for path in canary.iterdir()) == ["kernel.json", "registry.sqlite3"]
+    assert canary.stat().st_mode & 0o777 == 0o750
+    shutil.rmtree(canary)
+
+
+async def test_how_it_is_reached_is_gone_once_it_runs(place: Place) -> None:
+    async with running(place.launch) as one, running(place.launch) as other:
+        assert list((place.launch.runtime / "k").iterdir()) == []
+        paths = "[line.split()[7] for line in open('/proc/net/unix') if len(line.split()) > 7]"
+        seen = await told(one, paths)
+        assert seen == "PermissionError" or not any(os.path.lexists(path) for path in seen if other.id in path)
+        assert (await run(other, "6 * 7")).result == "42"
+
+
 async def test_the_machine_is_as_the_user_has_it_or_bare(place: Place, tmp_path: Path) -> None:
     (tmp_path / "data").write_text("theirs")
     async with running(place.launch) as kernel:

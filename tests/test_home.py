@@ -7,10 +7,11 @@ import os
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from kernels.home import Home, on_disk, remove_all, write_atomically
+from kernels.home import Home, in_own_thread, on_disk, write_atomically
 
 
 def mode(path: Path) -> int:
@@ -101,6 +102,18 @@ def test_a_link_to_somebody_elses_folder_is_not_followed(tmp_path: Path) -> None
     assert (tmp_path / "precious").exists()
 
 
+def test_a_link_in_place_of_the_runtime_folder_is_removed_and_not_followed(tmp_path: Path) -> None:
+    home, precious = Home.create(tmp_path / "home"), tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").touch()
+    swapped = tmp_path / "aigbb-swapped"
+    swapped.symlink_to(precious)
+    (home.path / "runtime").symlink_to(swapped)
+    with home.runtime():
+        assert not swapped.is_symlink()
+        assert (precious / "file").exists()
+
+
 def test_a_link_to_nothing_is_replaced(tmp_path: Path) -> None:
     home = Home.create(tmp_path / "home")
     (home.path / "runtime").symlink_to(tmp_path / "aigbb-gone")
@@ -181,7 +194,18 @@ async def test_work_on_the_disk_answers_and_raises(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_cancelled_caller_waits_for_the_end_of_the_work() -> None:
+async def test_long_work_does_not_occupy_the_threads_of_others(tmp_path: Path) -> None:
+    may_end = threading.Event()
+    long = [asyncio.create_task(in_own_thread(may_end.wait, 20)) for _ in range(40)]
+    await asyncio.sleep(0)
+    assert await on_disk(tmp_path.is_dir)
+    may_end.set()
+    assert all(await asyncio.gather(*long))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("somewhere", [on_disk, in_own_thread])
+async def test_a_cancelled_caller_waits_for_the_end_of_the_work(somewhere: Any) -> None:
     begun, may_end, ended = threading.Event(), threading.Event(), threading.Event()
 
     def work() -> None:
@@ -189,7 +213,7 @@ async def test_a_cancelled_caller_waits_for_the_end_of_the_work() -> None:
         may_end.wait(20)
         ended.set()
 
-    task = asyncio.create_task(on_disk(work))
+    task = asyncio.create_task(somewhere(work))
     assert await asyncio.to_thread(begun.wait, 20)
     task.cancel()
     await asyncio.sleep(0)
@@ -198,22 +222,3 @@ async def test_a_cancelled_caller_waits_for_the_end_of_the_work() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert ended.is_set()
-
-
-def test_a_folder_is_removed_however_deep_it_is_and_whatever_may_not_be_read(tmp_path: Path) -> None:
-    top = tmp_path / "work"
-    (top / "closed" / "inner").mkdir(parents=True)
-    (top / "closed" / "inner" / "file").touch()
-    (top / "closed" / "inner").chmod(0)
-    (top / "closed").chmod(0)
-    (top / "away").symlink_to(tmp_path)
-    descriptor = os.open(top, os.O_RDONLY)
-    for _ in range(3000):
-        os.mkdir("d", dir_fd=descriptor)
-        inner = os.open("d", os.O_RDONLY, dir_fd=descriptor)
-        os.close(descriptor)
-        descriptor = inner
-    os.close(descriptor)
-    remove_all(top)
-    assert list(tmp_path.iterdir()) == []
-    remove_all(top)

@@ -17,10 +17,13 @@ import anyio
 import pytest
 import zmq.asyncio
 
+from kernels.environments import Generation
 from kernels.errors import KernelStartFailed
 from kernels.kernel import Kernel, Launch
 from kernels.outputs import Display, Execution, Result, Stream, fold
+from kernels.provisioner import SOCKET
 from kernels.tasks import Task
+from kernels.workplace import LAST_BYTES
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.anyio
@@ -535,6 +538,84 @@ async def test_a_kernel_that_ends_at_its_start_leaves_its_last_words(
     assert left_behind(launch) == []
 
 
+async def test_what_is_in_the_place_of_a_start_log_is_not_read(
+    launch: Launch, tmp_path: Path, context: zmq.asyncio.Context
+) -> None:
+    (tmp_path / "secret").write_text("canary")
+    swaps = (
+        f"os.remove('.start.log'); os.symlink({str(tmp_path / 'secret')!r}, '.start.log')",
+        "os.remove('.start.log'); os.mkfifo('.start.log')",
+        "os.truncate('.start.log', 10**10); os.lseek(2, 0, os.SEEK_END)",
+    )
+    for number, swap in enumerate(swaps):
+        code = f"import os, sys; {swap}; sys.stderr.write('said'); sys.exit(5)"
+        (folder := tmp_path / str(number)).mkdir()
+        with pytest.raises(KernelStartFailed) as failed:
+            await Kernel.start(nasty(launch, folder, sys.executable, "-c", code), context)
+        assert failed.value.extra["log"].endswith("said")
+        assert len(failed.value.extra["log"]) <= LAST_BYTES
+    assert left_behind(launch) == []
+
+
+async def test_nobody_else_can_connect_to_a_kernel_that_runs(kernel: Kernel) -> None:
+    assert list((kernel.launch.runtime / "k").iterdir()) == []
+    code = "import os\nfrom ipykernel.kernelapp import IPKernelApp as App\n"
+    code += "os.path.exists(App.instance().abs_connection_file)"
+    assert (await run(kernel, code)).result == "False"
+    running = asyncio.create_task(run(kernel, "while True: pass"))
+    while not await kernel.interrupt():
+        await asyncio.sleep(0.01)
+    assert (await running).done.status == "cancelled"
+    assert (await run(kernel, "6 * 7")).result == "42"
+    await kernel.stop()
+    assert left_behind(kernel.launch) == []
+
+
+RUN_BY_ANOTHER = "import os, sys\nif os.fork(): os.wait()\nelse: os.execv(sys.argv[1], sys.argv[1:])"
+
+
+async def test_a_kernel_whose_sockets_are_anothers_is_refused(
+    launch: Launch, generation: Generation, tmp_path: Path, context: zmq.asyncio.Context
+) -> None:
+    if SOCKET in launch.env or sys.platform != "linux":
+        return
+    strange = nasty(launch, tmp_path, sys.executable, "-c", RUN_BY_ANOTHER, "{connection_file}")
+    file = strange.kernelspecs / "nasty" / "kernel.json"
+    spec = json.loads((generation.kernelspecs / generation.kernel_name / "kernel.json").read_text())
+    file.write_text(json.dumps({**spec, "argv": [sys.executable, "-c", RUN_BY_ANOTHER, *spec["argv"]]}))
+    env = {name: value for name, value in launch.env.items() if name != "AIGBB_OWNED"}
+    with pytest.raises(KernelStartFailed, match="nasty is not what answers at its sockets"):
+        await Kernel.start(replace(strange, env=env), context)
+    assert left_behind(launch) == []
+
+
+async def test_a_kernel_that_closes_its_sockets_is_given_up_at_the_deadline(kernel: Kernel) -> None:
+    code = "from ipykernel.kernelapp import IPKernelApp as App\napp = App.instance()\n"
+    code += "app.shell_socket.close(0)\nimport os\nos.write(1, b'closed')"
+    assert (await run(kernel, code, timeout=2)).done.kernel_lost
+    assert (await run(kernel, "1", timeout=1)).done.status == "died"
+    assert kernel.state == "dead"
+
+
+async def test_folders_that_a_kernel_replaced_by_links_are_removed_and_not_what_they_lead_to(
+    launch: Launch, tmp_path: Path, context: zmq.asyncio.Context
+) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir(mode=0o750)
+    for file in ("registry.sqlite3", "kernel.json"):
+        (precious / file).write_text("canary")
+    kernel = await Kernel.start(launch, context)
+    sockets = launch.runtime / "k" / kernel.id
+    code = f"import os, shutil\nos.chdir('/')\nfor path in ({str(kernel.workdir)!r}, {str(sockets)!r}):\n"
+    code += f"    shutil.rmtree(path, ignore_errors=True)\n    os.symlink({str(precious)!r}, path)\n"
+    assert (await run(kernel, code)).done.status == "ok"
+    assert kernel.workdir.is_symlink()
+    await kernel.stop()
+    assert left_behind(launch) == []
+    assert sorted(path.name for path in precious.iterdir()) == ["kernel.json", "registry.sqlite3"]
+    assert precious.stat().st_mode & 0o777 == 0o750
+
+
 async def test_a_kernel_that_hangs_at_its_start_is_killed(
     launch: Launch, tmp_path: Path, context: zmq.asyncio.Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -553,7 +634,7 @@ async def test_a_kernel_that_hangs_at_its_start_is_killed(
 async def test_a_start_that_nobody_waits_for_leaves_nothing(launch: Launch, context: zmq.asyncio.Context) -> None:
     start = asyncio.create_task(Kernel.start(launch, context))
     with anyio.fail_after(20):
-        while not any(launch.runtime.glob("*/*")):
+        while not any(launch.workdir.glob("*")):
             await asyncio.sleep(0.01)
     start.cancel()
     with pytest.raises(asyncio.CancelledError):
