@@ -302,11 +302,22 @@ class Confinement:
         hidden = [path for path in others if path.is_dir() or not path.name.startswith(".")]
         return Cage("default", self.bubblewrap, (*hidden, *self.hidden))
 
+    @property
+    def missing(self) -> str:
+        """Why nothing confines kernels although it was not switched off; empty where something does."""
+        return self.reasons.get("bubblewrap", "") if self.profile == "default" and not self.wraps else ""
+
+    @property
+    def wraps(self) -> bool:
+        """Whether processes get a sandbox."""
+        return self.bubblewrap is not None
+
     def state(self) -> dict[str, str]:
         """What there is and what is not, in words, by part."""
         on = self.profile == "hardened"
         network = "as the machine has it" if not on else "none, but for functions that are registered with it"
-        return {
+        warning = {"warning": "Kernels are not confined: bubblewrap is missing."} if self.missing else {}
+        return warning | {
             "profile": self.profile,
             "bubblewrap": "on" if self.bubblewrap else self.reasons.get("bubblewrap", "off"),
             "landlock": f"on (ABI {self.landlock})" if on else "off",

@@ -23,7 +23,7 @@ AigbbError
 ├── ShuttingDown                503  the service winds down
 ├── SessionNotFound             404
 ├── SessionExists               409
-├── ConfinementUnavailable           the machine can't do what AIGBB_SANDBOX=required asks for
+├── ConfinementUnavailable           the machine can't do what AIGBB_SANDBOX needs
 └── SessionBusy                 409  nothing to interrupt, or one operation too many
 """
 
@@ -216,7 +216,7 @@ class UnsafePackage(AigbbError):
 
 
 class ConfinementUnavailable(AigbbError):
-    """A part of the hardened profile is missing on this machine, so the service does not start."""
+    """A part of the sandbox is missing on this machine, and without it the service does not start."""
 
     code = "confinement_unavailable"
-    hint = "Install what is missing, or set AIGBB_SANDBOX=auto."
+    hint = "Install what is missing, or choose another profile with AIGBB_SANDBOX."

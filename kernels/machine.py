@@ -21,7 +21,10 @@ Wanted = Literal["auto", "required", "off"]
 TRIAL_SECONDS = 20.0
 # The first version of Landlock that holds signals back.
 SIGNALS = 6
-INSTALL = "Install it: apt-get install bubblewrap, or dnf, pacman or apk with that name."
+INSTALL = (
+    "Install it: apt-get install bubblewrap, or dnf, pacman or apk with that name. "
+    "Without it, AIGBB_SANDBOX=auto allows the admin token on loopback only."
+)
 
 
 @dataclass(frozen=True, slots=True)

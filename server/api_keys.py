@@ -24,6 +24,7 @@ async def list_keys(service: Here) -> list[KeyAnswer]:
 @router.post("/keys", status_code=201, tags=["keys"], summary="Make a key")
 async def create_key(body: KeyBody, service: Here, caller: Who) -> NewKeyAnswer:
     """Make a key for somebody else, with no more scopes than they need. What is in `key` is shown this once."""
+    service.unconfined.check_new_key()
     key, secret = await service.keys.create(body.rights(), caller)
     return NewKeyAnswer.of_new(key, secret, time.time())
 
@@ -37,6 +38,7 @@ async def revoke_key(identity: str, service: Here, caller: Who) -> None:
 @router.post("/keys/{identity}/rotate", tags=["keys"], summary="Rotate a key")
 async def rotate_key(identity: str, service: Here, caller: Who, body: RotateBody | None = None) -> NewKeyAnswer:
     """Another secret for the same key: the one before opens nothing any more, and what the key owns stays its own."""
+    service.unconfined.check_new_key()
     days = body.expires_in_days if body else None
     key, secret = await service.keys.rotate(identity, days, caller)
     return NewKeyAnswer.of_new(key, secret, time.time())

@@ -159,10 +159,13 @@ def _jupyter(settings: Settings) -> Iterator[Finding]:
 
 
 def _confinement(settings: Settings) -> Iterator[Finding]:
-    """What kernels can be confined by here; it has to be there only where it is required."""
-    otherwise: State = "problem" if settings.sandbox == "required" else "warning"
+    """What kernels can be confined by here; it has to be there where it is required, or others may call."""
     for part in asyncio.run(machine.examine()):
-        yield Finding.of(part.name, part.ok, part.detail, part.fix, "warning" if part.optional else otherwise)
+        needed = settings.sandbox == "required" or (
+            settings.sandbox == "auto" and part.name == "bubblewrap" and not settings.is_loopback
+        )
+        otherwise: State = "warning" if part.optional or not needed else "problem"
+        yield Finding.of(part.name, part.ok, part.detail, part.fix, otherwise)
 
 
 def _fork(settings: Settings) -> Finding:

@@ -3,6 +3,7 @@
 AigbbError
 ├── MalformedRequest     400   ├── RequestTimedOut        408   ├── UrlTooLong           414
 └── RateLimited          429   └── HeadersTooLarge        431   └── TooManyConnections   503
+└── SandboxRequired      409
 """
 
 from __future__ import annotations
@@ -52,3 +53,13 @@ class TooManyConnections(AigbbError):
 
     code, status = "too_many_connections", 503
     hint = "Close what you do not use, and try again in a moment; AIGBB_MAX_CONNECTIONS sets the limit."
+
+
+class SandboxRequired(AigbbError):
+    """API keys are for a service with confined kernels: bubblewrap is missing, and AIGBB_SANDBOX is `auto`."""
+
+    code, status = "sandbox_required", 409
+    hint = (
+        "Install bubblewrap (apt-get install bubblewrap) and start the service again, or set AIGBB_SANDBOX=off where "
+        "something else confines the whole service."
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -54,6 +55,7 @@ from server.telling import Teller
 from server.tracing import Tracing
 from server.tracing import tracing as traced
 from server.turns import Limits
+from server.unconfined_access import UnconfinedAccess
 
 log = structlog.get_logger(__name__)
 
@@ -115,6 +117,7 @@ class Service:
         self.settings = settings
         self.tracing = tracing
         self.confinement = confinement
+        self.unconfined = UnconfinedAccess.of(confinement)
         self.home = home
         self.keys, self.audit = stores.keys, stores.audit
         self.token_file = home.token if settings.token is None else None
@@ -163,6 +166,8 @@ class Service:
             home = await asyncio.to_thread(settings.open_home)
         confine = partial(machine.confine, settings.sandbox, settings.bounds(), settings.private_files())
         async with _hold(home), await confine() as confinement:
+            access = UnconfinedAccess.of(confinement)
+            access.check_address(settings.host, loopback=settings.is_loopback)
             with ExitStack() as opened:
                 with usable(home.path):
                     notes = await asyncio.to_thread(_make_sound, home, Projection(settings.functions_dir))
@@ -173,9 +178,14 @@ class Service:
                     with usable(home.path):
                         service = cls(settings, home, stores, runtime, tracing, confinement)
                     async with service._parts():
+                        access.check_keys(service.keys.listed(), time.time())
                         with usable(home.path):
                             synced = await service._registrar.start(report)
-                        service.notes = [*notes, *(f"{file}: {e.detail}" for file, e in synced.failures.items())]
+                        service.notes = [
+                            *access.warnings,
+                            *notes,
+                            *(f"{file}: {e.detail}" for file, e in synced.failures.items()),
+                        ]
                         service.notes += [tracing.problem] if tracing.problem else []
                         try:
                             yield service

@@ -35,6 +35,7 @@ ORDER = [
     ["server.registry", "server.snapshots", "server.diffing", "server.samples"],
     ["server.audit", "server.vault"],
     ["server.granting", "server.keys", "server.scopes", "server.sessions"],
+    ["server.unconfined_access"],
     ["server.publishing", "server.planning", "server.verifying", "server.idempotency", "server.results"],
     ["server.damage", "server.tools", "server.search", "server.operations", "server.completions"],
     ["server.backup"],
