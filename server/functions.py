@@ -233,7 +233,7 @@ def _parse(draft: Draft, source: str, facts: Mapping[str, Any]) -> Parsed:
         bound=tuple(sorted(set(draft.bound))),
         declared=draft.declared,
         written=tuple(definition["parameters"]),
-        effects=draft.effects or ("unknown" if facts["reaches"] else "read"),
+        effects=draft.effects or ("unknown" if facts["changes"] else "read"),
         confirm=draft.confirm,
         declared_effects=draft.effects,
         secrets=tuple(sorted(set(draft.secrets))),
@@ -429,15 +429,15 @@ def _warnings(function: Function, facts: Mapping[str, Any], definition: Mapping[
     if function.declared.parameters is None:
         found += [warning for parameter in definition["parameters"] for warning in _parameter_warnings(parameter)]
     if function.effects == "unknown" and function.declared_effects is None:
-        found.append(_undeclared(facts["reaches"]))
+        found.append(_undeclared(facts["changes"]))
     unused = [r for r in function.packages if not applies(r)]
     return found + [Warn("requirement_not_applicable", f"{r!r} does not apply here.") for r in unused]
 
 
-def _undeclared(reaches: Sequence[str]) -> Warn:
-    named = ", ".join(reaches[:5]) + (", ..." if len(reaches) > 5 else "")
-    waits = "a model's call of it waits for a person"
-    return Warn("undeclared_effects", f"It could change things ({named}): {waits}. Declare `effects`: read or write.")
+def _undeclared(changes: Sequence[Mapping[str, Any]]) -> Warn:
+    listed = [f"line {one['line']}: {clean(one['name'])}" for one in changes[:5]] + ["..."] * (len(changes) > 5)
+    said = f"It could change something ({'; '.join(listed)}), so a model's call of it waits for a person."
+    return Warn("undeclared_effects", f"{said} Declare `effects`: read or write.")
 
 
 def _parameter_warnings(parameter: Mapping[str, Any]) -> list[Warn]:

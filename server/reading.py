@@ -1,8 +1,9 @@
 """Reads functions' sources without running them. A child process: hostile source may end it, not the service.
 
 `python -I -S reading.py PACKAGES` takes a JSON list of sources on stdin and answers one of objects on stdout: each
-{"definitions": [...], "others": [names], "imports": [modules], "reaches": [names], "script": text or null} or
-{"error": code, "message", "line", ...}. PACKAGES is the folder with docstring_parser; all else is the standard library.
+{"definitions": [...], "others": [names], "imports": [modules], "changes": [lines and names], "script": text or null} or
+{"error": code, "message", "line", ...}. PACKAGES is the folder with docstring_parser; all
+else is the standard library and FILES of the service.
 """
 
 import ast
@@ -11,7 +12,16 @@ import re
 import resource
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+HERE = Path(__file__).resolve().parent
+if __package__ in (None, ""):  # a program, whose own folder Python leaves out
+    sys.path.append(str(HERE.parent))
+from server import effects  # noqa: E402
+
+# All that the program reads besides Python and docstring_parser.
+FILES = tuple(HERE / f"{name}.py" for name in ("__init__", "reading", "effects", "origins", "blocks", "allowlist"))
 
 MEMORY = 1024 * 1024 * 1024
 SECONDS = 5
@@ -20,32 +30,6 @@ DOCUMENTED = 16 * 1024
 
 # The block of inline script metadata, as its specification defines it (PEP 723).
 SCRIPT = re.compile(r"(?m)^# /// script$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
-
-
-def words(text: str) -> frozenset[str]:
-    """The words of a text."""
-    return frozenset(text.split())
-
-
-# Modules with which a function only computes.
-PURE = words(
-    """
-    __future__ abc array ast base64 binascii bisect calendar cmath collections colorsys contextlib copy dataclasses
-    datetime decimal difflib enum fractions functools graphlib hashlib heapq hmac html itertools json keyword math
-    numbers operator pprint pydantic random re reprlib secrets statistics string struct textwrap time types typing
-    typing_extensions unicodedata urllib.parse uuid warnings zlib zoneinfo
-    """
-)
-# What lets a function out of that without an import.
-WAYS_OUT = words("breakpoint compile eval exec get_ipython getattr globals input open vars")
-# Names with two underscores that lead nowhere; any other may.
-HARMLESS = words(
-    """
-    __all__ __annotations__ __args__ __class__ __dict__ __doc__ __eq__ __file__ __hash__ __init__ __init_subclass__
-    __len__ __members__ __module__ __name__ __new__ __origin__ __post_init__ __qualname__ __repr__ __setattr__
-    __slots__ __str__ __version__
-    """
-)
 
 
 def read(source: str) -> dict[str, Any]:
@@ -58,7 +42,7 @@ def read(source: str) -> dict[str, Any]:
             "definitions": [definition(node) for node in definitions],
             "others": [name for node in tree.body for name in other_names(node)],
             "imports": sorted(set(imports(tree))),
-            "reaches": sorted(set(reaches(tree))),
+            "changes": effects.changes(source, tree),
             "script": script,
         }
     except SyntaxError as error:
@@ -113,69 +97,6 @@ def imports(node: ast.AST) -> Iterator[str]:
             return
     for child in ast.iter_child_nodes(node):
         yield from imports(child)
-
-
-def reaches(tree: ast.AST) -> Iterator[str]:
-    """What the source could change things outside its kernel with, wherever it stands: modules and names.
-
-    A help for authors who mean well, not a boundary: whoever wants to hide something from it can.
-    """
-    left: list[tuple[ast.AST, frozenset[str]]] = [(tree, frozenset())]
-    while left:
-        node, own = left.pop()
-        yield from (way for way in ways_out(node) if way not in own)
-        left += parts(node, own)
-
-
-def ways_out(node: ast.AST) -> Iterator[str]:
-    """What a node by itself reaches out with."""
-    match node:
-        case ast.Import(names=names):
-            yield from (a.name.partition(".")[0] for a in names if not is_pure(a.name))
-        case ast.ImportFrom(level=0, module=str(module), names=names):
-            yield from (module.partition(".")[0] for a in names if not is_pure(module, f"{module}.{a.name}"))
-        case ast.ImportFrom(level=level, module=module):
-            yield "." * level + (module or "")
-        case ast.Name(id=name) if name in WAYS_OUT or is_special(name):
-            yield name
-        case ast.Attribute(attr=name) if is_special(name):
-            yield name
-        case ast.Call(func=ast.Name("getattr"), args=[_, ast.Constant(value=str(name)), *_]) if is_special(name):
-            yield name
-
-
-def is_pure(*names: str) -> bool:
-    """Whether a module of one of these dotted names only computes."""
-    return any(name in PURE or name.partition(".")[0] in PURE for name in names)
-
-
-def is_special(name: str) -> bool:
-    """Whether a name with two underscores may lead to the rest of the interpreter."""
-    return name.startswith("__") and name.endswith("__") and name not in HARMLESS
-
-
-def parts(node: ast.AST, own: frozenset[str]) -> list[tuple[ast.AST, frozenset[str]]]:
-    """What is within a node, each with the ways out that are but names of the function's own there."""
-    match node:
-        case ast.FunctionDef() | ast.AsyncFunctionDef():
-            inner = own | WAYS_OUT.intersection(variables(node))
-            outside = [node.args, *node.decorator_list, *([node.returns] if node.returns else [])]
-            return [(child, own) for child in outside] + [(child, inner) for child in node.body]
-        case ast.Call(func=ast.Name("getattr"), args=[_, ast.Constant(), *_]):  # as good as an attribute
-            return [(child, own) for child in (*node.args, *node.keywords)]
-    return [(child, own) for child in ast.iter_child_nodes(node)]
-
-
-def variables(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
-    """The parameters and variables of a function, without those of functions within it."""
-    left: list[ast.AST] = [function.args, *function.body]
-    while left:
-        match node := left.pop():
-            case ast.FunctionDef() | ast.AsyncFunctionDef():
-                continue
-            case ast.arg(arg=name) | ast.Name(id=name, ctx=ast.Store()):
-                yield name
-        left += ast.iter_child_nodes(node)
 
 
 def signature(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:

@@ -72,7 +72,7 @@ WARNED: dict[str, tuple[dict[str, Any], list[str], dict[str, Any]]] = {
     "a byte order mark": ({"source": '\ufeffdef f():\r\n    """F."""\r\n'}, [], {}),
     "hidden signature": (
         {"source": 'def hide(g):\n    return lambda **k: 1\n\n@hide\ndef f(a: int):\n    """F."""\n', "name": "f"},
-        ["hidden_signature"],
+        ["undeclared_effects", "hidden_signature"],
         {"a": {}},
     ),
     "effects that nobody knows": (
