@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from kernels.font_lists import FontLists
 from kernels.untrusted_files import plain_files, remove_tree
 
 FOLDER = "__pycache__"
@@ -44,14 +45,16 @@ class Bytecode:
                 left += 1
         return left
 
-    def keep(self, venv: Path) -> None:
+    def keep(self, generation: Path) -> None:
         """Take a link to all that an environment has, in place of what was here. Raises OSError."""
+        venv = generation / "venv"
         aside = self.folder.with_name(f".{self.folder.name}.{os.getpid()}")
         try:
             for compiled in Bytecode(venv)._files():
                 there = aside / compiled.relative_to(venv)
                 there.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 os.link(compiled, there)
+            FontLists(generation).link_into(aside)
             shutil.rmtree(self.folder, ignore_errors=True)
             aside.rename(self.folder)
         finally:

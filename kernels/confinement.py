@@ -278,14 +278,14 @@ class Confinement:
 
     def kernels(self, home: Home, runtime: Path, *, network: bool = False) -> Cage:
         """For kernels, and for the parent that they are forked from; `sockets(runtime)` is there for them."""
-        write = (home.work, sockets(runtime), home.cache / "matplotlib")
+        write = (home.work, sockets(runtime))
         read = (home.generations, home.snapshots, INSIDE)
         cage = self._cage(home, hidden=(runtime,), read=read, write=write, network=network)
         return replace(cage, watches=True)
 
     def probes(self, home: Home, bytecode: Path | None = None) -> Cage:
         """For a child that imports functions, or packages alone: then there is a folder for their bytecode."""
-        write = (home.cache / "matplotlib", *([bytecode] if bytecode else []))
+        write = (bytecode,) if bytecode else ()
         read = (home.generations, home.snapshots, INSIDE)
         return self._cage(home, read=read, write=write, empty=(home.work,))
 

@@ -19,6 +19,7 @@ from packaging.utils import canonicalize_name
 from kernels.bytecode import Bytecode, is_current, is_linked
 from kernels.confinement import Confinement
 from kernels.errors import BuildFailed, IndexUnavailable, InsufficientStorage
+from kernels.font_lists import FontLists
 from kernels.home import Home, on_disk, write_atomically
 from kernels.inspecting import inspect
 from kernels.packages import Lock, Uv
@@ -122,7 +123,7 @@ class Environments:
         try:
             await on_disk(_begin, aside, lock)
             await self._install(aside, report)
-            compiled = await on_disk(self._carry_bytecode, lock, previous, aside / "venv")
+            compiled = await on_disk(self._carry_bytecode, lock, previous, aside)
             await on_disk(aside.rename, final)
         except OSError as error:
             raise InsufficientStorage(f"The environment could not be written: {error.strerror}.") from error
@@ -176,19 +177,23 @@ class Environments:
 
         keep: also for the first generation of another home that has the same cache and the same lock.
         """
+        FontLists(generation.bytecode).move_into(generation.folder)
         Bytecode(generation.bytecode).move_into(generation.folder / "venv")
         if keep:
             with suppress(OSError):  # another service does the same, or the cache is on another disk
-                self._kept(generation.lock).keep(generation.folder / "venv")
+                self._kept(generation.lock).keep(generation.folder)
 
-    def _carry_bytecode(self, lock: Lock, previous: Generation | None, venv: Path) -> bool:
+    def _carry_bytecode(self, lock: Lock, previous: Generation | None, folder: Path) -> bool:
         """Whether all is there that the packages of this very lock were compiled to."""
         if previous is not None:
-            Bytecode(previous.folder / "venv").link_into(venv, is_linked)
+            Bytecode(previous.folder / "venv").link_into(folder / "venv", is_linked)
+            if previous.lock.pins.get("matplotlib") == lock.pins.get("matplotlib"):
+                FontLists(previous.folder).link_into(folder)
             return False
         kept = self._kept(lock)
         try:
-            return kept.folder.is_dir() and kept.link_into(venv, is_current) == 0
+            FontLists(kept.folder).link_into(folder)
+            return kept.folder.is_dir() and kept.link_into(folder / "venv", is_current) == 0
         except OSError:  # the cache is on another disk
             return False
 

@@ -32,7 +32,7 @@ class Finished:
     timed_out: bool
 
 
-def kernel_environment(python: Path, workdir: Path, cache: Path, passed: Mapping[str, str]) -> dict[str, str]:
+def kernel_environment(python: Path, workdir: Path, passed: Mapping[str, str]) -> dict[str, str]:
     """The whole environment of a kernel: nothing of the service's own leaks into it.
 
     `passed` is what the operator chose to hand through. Functions' variables come from the snapshot.
@@ -43,7 +43,7 @@ def kernel_environment(python: Path, workdir: Path, cache: Path, passed: Mapping
         **passed,
         "HOME": str(workdir),
         "IPYTHONDIR": str(workdir / ".ipython"),
-        "MPLCONFIGDIR": str(cache / "matplotlib"),
+        "MPLCONFIGDIR": str(workdir / ".config" / "matplotlib"),
         "VIRTUAL_ENV": str(python.parent.parent),
     }
 

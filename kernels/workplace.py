@@ -40,7 +40,12 @@ class Workplace:
     def environment(self) -> dict[str, str]:
         """Where it keeps what is its own, as variables."""
         folder = self.workdir
-        return {"HOME": str(folder), "IPYTHONDIR": str(folder / ".ipython"), "TMPDIR": str(folder / TEMPORARY)}
+        return {
+            "HOME": str(folder),
+            "IPYTHONDIR": str(folder / ".ipython"),
+            "MPLCONFIGDIR": str(folder / ".config" / "matplotlib"),
+            "TMPDIR": str(folder / TEMPORARY),
+        }
 
     def open(self) -> BinaryIO:
         """Make the folders, and a file for what the process prints at its start. Raises OSError."""

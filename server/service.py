@@ -373,7 +373,7 @@ class Service:
 
     def _launch(self, generation: Generation) -> Launch:
         passed = self.settings.kernel_environment()
-        env = sandbox.kernel_environment(generation.python, self.home.work, self.home.cache, passed)
+        env = sandbox.kernel_environment(generation.python, self.home.work, passed)
         return Launch(
             name=generation.kernel_name,
             generation=generation.number,

@@ -12,6 +12,7 @@ from kernels import sandbox
 from kernels.confinement import Confinement
 from kernels.environments import Generation
 from kernels.errors import AigbbError
+from kernels.font_lists import FontLists
 from kernels.home import Home
 from kernels.packages import Lock
 from kernels.probing import Described, Probe
@@ -133,7 +134,7 @@ class Verifier:
 
     def _probe(self, generation: Generation, mask: Callable[[str], str], bytecode: Path | None = None) -> Probe:
         passed, python = self.settings.kernel_environment(), generation.python
-        env = sandbox.kernel_environment(python, self.home.work, self.home.cache, passed)
+        env = sandbox.kernel_environment(python, self.home.work, passed)
         cage = self.confinement.probes(self.home, bytecode)
         return Probe(env, self.home.work, self.settings.import_timeout, mask, str(self.home.path), cage)
 
@@ -150,8 +151,10 @@ def _others(trial: Trial, changed: Collection[str]) -> list[str]:
 def _needed(trial: Trial) -> list[str]:
     """Modules of the default packages that a new environment has in another version than was imported before."""
     old = trial.imported.pins if trial.imported else {}
-    changed = [name for name in WARM if trial.generation.lock.pins.get(name) != old.get(name)]
-    return [module for name in changed for module in WARM[name]]
+    changed = {name for name in WARM if trial.generation.lock.pins.get(name) != old.get(name)}
+    if not FontLists(trial.generation.folder):
+        changed.add("matplotlib")
+    return [module for name, modules in WARM.items() if name in changed for module in modules]
 
 
 def _as_written(parsed: Parsed) -> dict[str, Any]:

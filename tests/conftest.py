@@ -137,13 +137,15 @@ def generation(home: Home, uv: Uv, default_lock: Lock) -> Generation:
             write_snapshot(home.snapshots / "1", [], {})
             found.pointer.write_text(str(home.snapshots / "1"))
             Shelf(found.kernelspecs, home.path, FORK).put(found)
+            fonts = {"MPLCONFIGDIR": str(found.folder / "matplotlib"), "PATH": os.defpath}
+            subprocess.run([found.python, "-c", "import matplotlib.font_manager"], env=fonts, check=True)
     return found
 
 
 @contextmanager
 def launching(generation: Generation, home: Home, folder: Path) -> Iterator[Launch]:
     """How a kernel of the shared generation starts, with folders of its own."""
-    env = sandbox.kernel_environment(generation.python, folder, home.cache, {})
+    env = sandbox.kernel_environment(generation.python, folder, {})
     with tempfile.TemporaryDirectory(prefix="aigbb-") as runtime:
         yield Launch(
             generation.kernel_name,

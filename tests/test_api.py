@@ -6,6 +6,7 @@ import ast
 import base64
 import json
 import os
+import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -90,6 +91,16 @@ def test_code_that_replaces_its_work_folder_by_a_link_deletes_nothing_of_the_ser
     assert canary.parent.stat().st_mode & 0o777 == 0o750
     canary.unlink()
     canary.parent.rmdir()
+
+
+def test_the_list_of_fonts_is_made_when_an_environment_is_built(server: Server, client: httpx2.Client) -> None:
+    number = client.get("/healthz").json()["generation"]
+    [fonts] = (server.home / "generations" / str(number) / "matplotlib").iterdir()
+    assert re.fullmatch(r"fontlist-v[\d.]+\.json", fonts.name)
+    assert json.loads(fonts.read_text())["ttflist"]
+    body = execute(client, "import matplotlib.pyplot as p, os\np.plot([1]);\nos.listdir(os.environ['MPLCONFIGDIR'])")
+    assert [o for o in body["outputs"] if o.get("name") == "stderr"] == []
+    assert body["result"] == repr([fonts.name])
 
 
 def test_a_figure_is_a_png_and_a_data_frame_has_html(client: httpx2.Client) -> None:

@@ -21,6 +21,7 @@ ORDER = [
     ["kernels.messages", "kernels.admission", "kernels.channels"],
     ["kernels.tasks", "kernels.workplace"],
     ["kernels.packages", "kernels.standby", "kernels.machine"],
+    ["kernels.font_lists"],
     ["kernels.bytecode"],
     ["kernels.environments"],
     ["kernels.kernelspecs", "kernels.probing", "kernels.provisioner", "kernels.kernel"],

@@ -89,11 +89,10 @@ def placed(wanted: Wanted, generation: Generation, home: Home) -> Iterator[Place
     """A kernel of the shared generation in a home that has secrets."""
     for file in ("token", "registry.sqlite3", "secret.key"):
         (home.path / file).write_text("canary")
-    (home.cache / "matplotlib").mkdir(exist_ok=True)
     found = asyncio.run(machine.confine(wanted, BOUNDS, ()))
     with tempfile.TemporaryDirectory(prefix="aigbb-") as folder:
         runtime = Path(folder)
-        env = sandbox.kernel_environment(generation.python, home.work, home.cache, {})
+        env = sandbox.kernel_environment(generation.python, home.work, {})
         env |= {"AIGBB_OWNED": "1"}
         cage = found.kernels(home, runtime)
         launch = Launch(generation.kernel_name, 1, generation.kernelspecs, env, runtime, home.work, cage)
@@ -233,6 +232,42 @@ async def test_how_it_is_reached_is_gone_once_it_runs(place: Place) -> None:
         assert (await run(other, "6 * 7")).result == "42"
 
 
+DRAW = """
+import matplotlib, matplotlib.pyplot as pyplot
+pyplot.plot([1])
+pyplot.savefig("drawn.png")
+print(matplotlib.get_configdir())
+print(matplotlib.get_cachedir())
+print(pyplot.style.library and matplotlib.style.USER_LIBRARY_PATHS[0])
+"""
+POISON = """
+import os
+for folder in {!r}:
+    for name in os.listdir(folder):
+        try:
+            open(os.path.join(folder, name), "w").write("{{}}")
+        except OSError:
+            pass
+"""
+
+
+async def test_matplotlib_has_a_folder_of_its_own_and_the_fonts_of_its_environment(
+    place: Place, generation: Generation
+) -> None:
+    [fonts] = (generation.folder / "matplotlib").iterdir()
+    before = fonts.read_bytes()
+    async with running(place.launch) as kernel:
+        execution = await run(kernel, DRAW)
+        own = str(kernel.workdir / ".config" / "matplotlib")
+        assert (execution.text("stderr"), execution.done.status) == ("", "ok")
+        assert execution.text("stdout").split() == [own, own, f"{own}/stylelib"]
+        assert await told(kernel, f"__import__('os').readlink({f'{own}/{fonts.name}'!r})") == str(fonts)
+        started = "__import__('subprocess').run([__import__('sys').executable, '-c', 'import matplotlib.font_manager'],"
+        assert await told(kernel, f"{started} capture_output=True).stderr") == b""
+        await run(kernel, POISON.format([own, str(fonts.parent)]))
+    assert fonts.read_bytes() == before
+
+
 async def test_the_machine_is_as_the_user_has_it_or_bare(place: Place, tmp_path: Path) -> None:
     (tmp_path / "data").write_text("theirs")
     async with running(place.launch) as kernel:
@@ -347,7 +382,7 @@ async def test_an_import_at_registration_sees_no_more_than_a_kernel(place: Place
     shutil.rmtree(folder, ignore_errors=True)
     text = source.format(str(place.home.path), os.getpid())
     await asyncio.to_thread(write_snapshot, folder, [Function("f", text, (), (), "", "")], {})
-    env = sandbox.kernel_environment(generation.python, place.home.work, place.home.cache, {})
+    env = sandbox.kernel_environment(generation.python, place.home.work, {})
     probe = Probe(env, place.home.work, 60, cage=place.confinement.probes(place.home))
     found = (await probe.ask(generation, folder, ["f"])).failures["f"]
     shutil.rmtree(folder)
@@ -364,7 +399,7 @@ async def test_an_import_before_an_environment_serves_writes_beside_it_and_not_i
     installed = next(generation.folder.glob("venv/lib/python3*/site-packages/IPython/__init__.py"))
     code = f"open({str(beside / 'x')!r}, 'w').close(); open({str(installed)!r}, 'a')"
     beside.mkdir()
-    env = sandbox.kernel_environment(generation.python, place.home.work, place.home.cache, {})
+    env = sandbox.kernel_environment(generation.python, place.home.work, {})
     child = await sandbox.Child.start([generation.python, "-c", code], env=env, cage=cage)
     finished = await child.finish(b"", 60)
     assert (beside / "x").is_file()

@@ -141,7 +141,7 @@ def findings(generation: Generation, home: Home, tmp_path_factory: pytest.TempPa
         name: {"parameters": written(source, name), "declared": name.startswith("declared_")}
         for name, source in sources.items()
     }
-    env = sandbox.kernel_environment(generation.python, folder, home.cache, {})
+    env = sandbox.kernel_environment(generation.python, folder, {})
     return asyncio.run(Probe(env, folder, 60).ask(generation, folder / "1", list(sources), describe=describe))
 
 

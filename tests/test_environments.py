@@ -220,7 +220,7 @@ async def warmed(environments: Environments, number: int, *requirements: str) ->
     generation = await build(environments, number, *requirements)
     snapshot = environments.home.snapshots / str(number)
     await asyncio.to_thread(write_snapshot, snapshot, [], {})
-    env = sandbox.kernel_environment(generation.python, environments.home.work, environments.home.cache, {})
+    env = sandbox.kernel_environment(generation.python, environments.home.work, {})
     names = [re.split("[<=>]", requirement)[0] for requirement in requirements]
     assert await Probe(env, environments.home.work, 30).warm(generation, snapshot, [], names) is None
     return generation
@@ -261,6 +261,9 @@ async def test_the_first_generation_of_another_home_has_the_bytecode_of_the_same
     environments: Environments, tmp_path: Path
 ) -> None:
     first = await warmed(environments, 1, "alpha<2")
+    fonts = first.bytecode / "matplotlib" / "fontlist-v1.json"
+    fonts.parent.mkdir(exist_ok=True)
+    fonts.write_text("{}")
     await asyncio.to_thread(environments.gather, first, keep=True)
     compiled = LIBRARY / "alpha" / "__pycache__" / f"__init__.{PYC}"
     others = replace(
@@ -269,6 +272,9 @@ async def test_the_first_generation_of_another_home_has_the_bytecode_of_the_same
     same, other = await build(others, 1, "alpha<2"), await build(others, 2, "alpha>=2")
     assert (same.folder / compiled).samefile(first.folder / compiled)
     assert not (other.folder / compiled).exists()
+    lists = [generation.folder / "matplotlib" / fonts.name for generation in (first, same, other)]
+    assert lists[0].samefile(lists[1])
+    assert not lists[2].exists()
     assert (first.compiled, same.compiled, other.compiled) == (False, True, False)
     assert ask(other, "import alpha; print(alpha.version)") == "2.0"
 

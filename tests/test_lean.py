@@ -104,7 +104,7 @@ def started(generation: Generation, home: Home, folder: Path, mode: str) -> Iter
     (folder / "kernels" / "lean").mkdir(parents=True)
     spec = {"argv": argv, "display_name": "lean", "language": "python"}
     (folder / "kernels" / "lean" / "kernel.json").write_text(json.dumps(spec))
-    environment = sandbox.kernel_environment(generation.python, folder, home.cache, {})
+    environment = sandbox.kernel_environment(generation.python, folder, {})
     specs = KernelSpecManager(kernel_dirs=[str(folder / "kernels")], ensure_native_kernel=False)
     with short_folder() as runtime:
         manager = KernelManager(

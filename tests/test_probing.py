@@ -38,7 +38,7 @@ def ask(generation: Generation, home: Home, tmp_path: Path) -> Ask:
     ) -> Findings:
         functions = [Function(name, source, (), (), "", "") for name, source in sources.items()]
         write_snapshot_there(tmp_path / "1", functions, variables or {})
-        env = sandbox.kernel_environment(generation.python, tmp_path, home.cache, {})
+        env = sandbox.kernel_environment(generation.python, tmp_path, {})
         asked = Probe(env, tmp_path, timeout, Scrubber.masking((variables or {}).values()))
         describe = {
             name: {"parameters": written(source, name), "declared": declared} for name, source in sources.items()
@@ -415,7 +415,7 @@ async def test_a_secret_too_short_to_hide_is_left(ask: Ask) -> None:
 async def test_a_snapshot_that_is_not_there_is_no_functions_fault(
     generation: Generation, home: Home, tmp_path: Path
 ) -> None:
-    env = sandbox.kernel_environment(generation.python, tmp_path, home.cache, {})
+    env = sandbox.kernel_environment(generation.python, tmp_path, {})
     findings = await Probe(env, tmp_path, 30).ask(generation, tmp_path / "nowhere", ["f"])
     assert isinstance(findings.failures[""], ProbeCrashed)
     assert "The environment's Python" in findings.failures[""].detail
@@ -426,7 +426,7 @@ async def test_warming_imports_what_there_is_and_passes_over_the_rest(
     generation: Generation, home: Home, tmp_path: Path
 ) -> None:
     write_snapshot_there(tmp_path / "1", [], {})
-    env = sandbox.kernel_environment(generation.python, tmp_path, home.cache, {})
+    env = sandbox.kernel_environment(generation.python, tmp_path, {})
     probe = Probe(env, tmp_path, 30)
     for needed in (["nowhere_at_all", "colorsys"], []):
         assert await probe.warm(generation, tmp_path / "1", needed, ["elsewhere_at_all", "antigravity.nothing"]) is None

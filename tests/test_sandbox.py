@@ -181,14 +181,14 @@ async def test_a_kernel_sees_only_what_is_meant_for_it(monkeypatch: pytest.Monke
     monkeypatch.setenv("PYTHONPATH", "/nowhere")
     python_path = tmp_path / "venv" / "bin" / "python"
     passed = {"TZ": "UTC", "HOME": "/root", "LANG": "de_DE.UTF-8"}
-    env = sandbox.kernel_environment(python_path, tmp_path / "work", tmp_path / "cache", passed)
+    env = sandbox.kernel_environment(python_path, tmp_path / "work", passed)
     assert env == {
         "PATH": f"{tmp_path}/venv/bin:{os.defpath}",
         "LANG": "de_DE.UTF-8",
         "TZ": "UTC",
         "HOME": f"{tmp_path}/work",
         "IPYTHONDIR": f"{tmp_path}/work/.ipython",
-        "MPLCONFIGDIR": f"{tmp_path}/cache/matplotlib",
+        "MPLCONFIGDIR": f"{tmp_path}/work/.config/matplotlib",
         "VIRTUAL_ENV": f"{tmp_path}/venv",
     }
 

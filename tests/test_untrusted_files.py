@@ -11,6 +11,7 @@ import pytest
 
 from kernels import untrusted_files
 from kernels.bytecode import _LIBRARY, Bytecode
+from kernels.font_lists import FontLists
 from kernels.untrusted_files import plain_files, read_end, read_end_of, remove_tree
 
 
@@ -195,3 +196,24 @@ def test_compiled_files_are_taken_from_a_gathered_folder_and_from_nowhere_else(t
     (tmp_path / "linked" / "lib").symlink_to(other / "lib")
     Bytecode(tmp_path / "linked").move_into(venv)
     assert (other / library / "pack" / "__pycache__" / "a.cpython-311.pyc").read_bytes() == b"other's"
+
+
+def test_lists_of_fonts_are_taken_from_plain_files_alone_and_carried_on(tmp_path: Path, precious: Path) -> None:
+    for name in ("gathered/matplotlib/deep", "environment", "next"):
+        (tmp_path / name).mkdir(parents=True)
+    gathered = tmp_path / "gathered" / "matplotlib"
+    (gathered / "fontlist-v1.json").write_text("{}")
+    (gathered / "fontlist-v2.json").symlink_to(precious / "registry.sqlite3")
+    (gathered / "deep" / "fontlist-v3.json").touch()
+    (gathered / "matplotlibrc").touch()
+    lists = FontLists(tmp_path / "environment")
+    assert not lists
+    FontLists(tmp_path / "gathered").move_into(lists.owner)
+    assert [path.name for path in lists.folder.iterdir()] == ["fontlist-v1.json"]
+    for _ in range(2):
+        lists.link_into(tmp_path / "next")
+    assert (tmp_path / "next" / "matplotlib" / "fontlist-v1.json").samefile(lists.folder / "fontlist-v1.json")
+    gathered.rename(tmp_path / "aside")
+    gathered.symlink_to(precious)
+    FontLists(tmp_path / "gathered").move_into(lists.owner)
+    assert_whole(precious)

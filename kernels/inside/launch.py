@@ -100,6 +100,10 @@ def main() -> None:
         from aigbb_inside.relay import relay  # type: ignore[import-not-found]
 
         relay(generation, sys.argv[1:])
+    else:
+        from aigbb_inside.fonts import provide  # type: ignore[import-not-found]
+
+        provide()
     from aigbb_inside.lean import App  # type: ignore[import-not-found]
 
     App.launch_instance(argv=arguments(owned=owned, given=sys.argv[1:]), owned=owned)

@@ -24,7 +24,7 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
-from . import confine
+from . import confine, fonts
 from .package import PACKAGE, Package
 
 
@@ -46,6 +46,7 @@ def main() -> None:
 
 def look(channel: int, request: Mapping[str, Any], snapshot: Path) -> None:
     """Import functions, and describe them."""
+    fonts.provide()
     package = Package()
     package.__show__(snapshot, {path.stem for path in (snapshot / PACKAGE).glob("*.py")} - {"__init__"}, ())
     secrets = request["secrets"]
@@ -85,6 +86,8 @@ def warm(channel: int, request: Mapping[str, Any]) -> None:
     Those that are needed are said to be broken if they are; what functions use is their own look's to say.
     """
     collect(Path(request["bytecode"]))
+    os.environ[fonts.VARIABLE] = f"{request['bytecode']}/{fonts.FOLDER}"
+    fonts.provide()
     for name in request["needed"]:
         if (broken := failure(name)) is not None:
             say(channel, broken)

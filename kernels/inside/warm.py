@@ -30,7 +30,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import confine
+from . import confine, fonts
 from .library import Library
 from .package import PACKAGE
 from .strays import Strays, adopt
@@ -249,6 +249,9 @@ class Parent:
             os.environ.update(asked["env"])
             os.environ.update(self.library.environment)
             confine.apply(rules)
+            if asked["owned"]:
+                fonts.provide()
+            fonts.look_again()
             tempfile.tempdir = None  # found anew, where the kernel has it
             self.library.warm = False
             sys.argv[1:] = asked["argv"]
@@ -367,7 +370,8 @@ def main(generation: Path, lock: int) -> None:
     os.dup2(nowhere, 0)
     os.close(nowhere)
     os.environ["AIGBB_LOCK"] = str(lock)
-    preload()
+    with fonts.temporary():
+        preload()
     library = Library(generation, warm=True)
     sys.modules[PACKAGE] = library.package
     template = Template()
