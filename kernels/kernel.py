@@ -138,7 +138,7 @@ class Kernel:
                 run.done = self._died(run)
             else:
                 if task.given is not None:  # a kernel takes its requests one after the other
-                    told = {"values": dict(task.given.values), "names": list(task.given.names)}
+                    told = task.given.message()
                     self._ask("aigbb_give_request", self._new_id(), told)
                 self._ask(f"{task.kind}_request", run.id, task.content, quiet=True)
             item: Output | None = None

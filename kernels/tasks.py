@@ -19,11 +19,20 @@ CALL = "aigbb_call"
 class Given:
     """What a kernel is told before a task and never shows: variables for its environment, by name.
 
-    names are those that functions may wait for from now on: also those that have no value.
+    names are those that functions may wait for from now on: also those that have no value. code are the sources that
+    may run with them, SHA-256 by function: a kernel that has others takes no value. once: it does this task only, and
+    keeps those functions until it ends.
     """
 
     values: Mapping[str, str] = field(repr=False)
     names: tuple[str, ...]
+    code: Mapping[str, str] = field(default_factory=dict)
+    once: bool = False
+
+    def message(self) -> dict[str, Any]:
+        """Return the content of the request, as `inside.calling` takes it."""
+        content = {"values": dict(self.values), "names": list(self.names)}
+        return {**content, "code": dict(self.code), "once": self.once}
 
 
 @dataclass(frozen=True)

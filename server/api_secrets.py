@@ -7,9 +7,10 @@ from typing import Annotated
 from fastapi import Query, Response
 from pydantic import Field, SecretStr
 
-from server.functions import MAX_VALUE
+from server.functions import check_name
 from server.granting import Granted
 from server.routing import Here, Who, routes
+from server.variables import MAX_VALUE
 from server.vault import MIN_VALUE
 from server.wire import Answer, Body
 
@@ -17,16 +18,25 @@ router = routes()
 
 
 class SecretBody(Body):
-    """A secret's value."""
+    """A secret's value, and the functions that may have it."""
 
     value: Annotated[
-        SecretStr,
+        SecretStr | None,
         Field(
-            description="The value; no answer ever holds it",
+            description="The value, which no response contains; without it, the value stays",
             examples=["sk-Jx0u7Qm1"],
             json_schema_extra={"minLength": MIN_VALUE, "maxLength": MAX_VALUE},
         ),
-    ]
+    ] = None
+    functions: Annotated[
+        list[str] | None,
+        Field(
+            description="The functions that may have it, each with the source that is active now, and no others; "
+            "without it, they stay",
+            max_length=1000,
+            examples=[["order"]],
+        ),
+    ] = None
 
 
 class SecretAnswer(Answer):
@@ -34,7 +44,7 @@ class SecretAnswer(Answer):
 
     name: str
     set: Annotated[str, Field(description="When, UTC")]
-    functions: Annotated[list[str], Field(description="The active functions that it is granted to")]
+    functions: Annotated[list[str], Field(description="The functions that it names")]
 
     @classmethod
     def of(cls, found: Granted) -> SecretAnswer:
@@ -49,10 +59,13 @@ class SecretAnswer(Answer):
     responses={201: {"description": "It is new", "model": SecretAnswer}},
 )
 async def put_secret(name: str, body: SecretBody, response: Response, service: Here, caller: Who) -> SecretAnswer:
-    """Set a secret, or replace its value from the next clean kernel on. Functions that are granted it, by `secrets`
-    at registration, find it in their environment; nothing else does, and where it is printed its name stands instead.
+    """Set a secret, or replace its value from the next clean kernel on. The functions that it names, and that ask for
+    it with `secrets` at registration, find it in their environment. In output, its name is shown in place of its value.
     """
-    found, is_new = await service.secrets.put(name, body.value.get_secret_value(), caller)
+    value = None if body.value is None else body.value.get_secret_value()
+    for function in body.functions or ():
+        check_name(function)
+    found, is_new = await service.secrets.put(name, value, body.functions, caller)
     response.status_code = 201 if is_new else 200
     return SecretAnswer.of(found)
 

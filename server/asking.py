@@ -326,12 +326,14 @@ def secrets() -> Ask[list[dict[str, Any]]]:
     return Ask("GET", "/secrets", _as_it_is)
 
 
-def set_secret(name: str, value: str) -> Ask[dict[str, Any]]:
-    """Set a secret, or replace its value. Functions get it that are registered with its name in `secrets`.
+def set_secret(name: str, value: str | None = None, *, functions: Sequence[str] | None = None) -> Ask[dict[str, Any]]:
+    """Set a secret, or replace its value, and the functions that may have it. What is left out stays.
 
-    Answers as `secrets` does. Raises ServiceProblem, Unreachable.
+    Functions get it that it names, and that are registered with its name in `secrets`. Answers as `secrets` does.
+    Raises ServiceProblem, Unreachable.
     """
-    return Ask("PUT", path_of("secrets", name), _as_it_is, {"value": value})
+    body = _given({"value": value}) | ({} if functions is None else {"functions": list(functions)})
+    return Ask("PUT", path_of("secrets", name), _as_it_is, body)
 
 
 def delete_secret(name: str, *, force: bool = False) -> Ask[None]:

@@ -16,6 +16,7 @@ Scope = Literal[
     "execute:code",
     "chat",
     "approve",
+    "secrets:grant",
     "admin",
 ]
 SCOPES: tuple[Scope, ...] = get_args(Scope)

@@ -28,15 +28,17 @@ from kernels.packages import Uv
 from kernels.pool import LATER, Pool
 from kernels.progress import Report, Step
 from kernels.standby import Standby
+from server.callers import Caller
 from server.errors import Forbidden
 from server.functions import Parsed, Warn
-from server.granting import granted
+from server.grants import GrantStore, RegistrationChange, admitted, granted
 from server.observing import Stage
 from server.planning import Plan, Planner
 from server.publishing import Publisher
 from server.registry import Commit, Event, GenerationRow, Registry, State, Version, moment
 from server.settings import Settings
 from server.snapshots import Projection, is_whole, link_files, write_if_other, write_snapshot
+from server.variables import check_conflicts
 from server.vault import Vault
 from server.verifying import Trial, Verified, Verifier
 
@@ -55,8 +57,7 @@ class Serving:
 class Change:
     """What is to become of the registry: new versions, older ones that serve again, names that go.
 
-    events says what history is to keep of it, given the versions that it makes. may_install: whether it may bring
-    packages that the environment does not have.
+    events says what history is to keep of it, given the versions that it makes. caller is who makes it.
     """
 
     reason: str
@@ -65,7 +66,12 @@ class Change:
     removed: Collection[str] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     events: Callable[[Sequence[Version]], Sequence[Event]] = lambda _: ()
-    may_install: bool = True
+    caller: Caller = field(kw_only=True)
+
+    @property
+    def may_install(self) -> bool:
+        """Whether it may bring packages that the environment does not have."""
+        return self.caller.may("packages:install")
 
     @property
     def names(self) -> list[str]:
@@ -121,17 +127,19 @@ class Changer:
         pool: Pool,
         launch: Callable[[Generation], Launch],
         vault: Vault,
+        grants: GrantStore,
         confinement: Confinement,
     ) -> None:
         uv = Uv(Path(sys.executable), home.cache / "uv", settings.uv_environment(), settings.build_timeout)
         self._home = home
         self._registry = registry
         self._pool = pool
+        self._grants = grants
         self._launch = launch
         self._environments = Environments(home, uv, confinement)
         self.projection = Projection(settings.functions_dir)
         self._planner = Planner(self._environments, registry, self.projection)
-        self._verifier = Verifier(settings, home, vault, confinement)
+        self._verifier = Verifier(settings, home, vault, grants, confinement)
         self._probes = Standby(lambda: self._verifier.ahead(self.serving.generation))
         self._publisher = Publisher(
             home,
@@ -175,6 +183,7 @@ class Changer:
     async def resume(self, state: State, report: Report) -> None:
         """Serve what served last: its generation, built again if it is gone or does not start."""
         await asyncio.to_thread(self._publisher.sweep, state)
+        await asyncio.to_thread(self._grants.reconcile, state)
         row = state.generation
         if row is None:
             return
@@ -219,6 +228,9 @@ class Changer:
         before = self._serving.state if self._serving else State()
         new = await asyncio.to_thread(self._number, change.parsed)
         after = before.with_changes([*new, *change.activated], change.removed, change.env)
+        others = {n: v.function.env for n, v in after.active.items() if n not in change.names}
+        check_conflicts(change.env, before.variables, others)
+        grants = admitted(self._grants, RegistrationChange(before, after, change.names, change.caller))
         with clock.stage("resolve"):
             plan = await self._planner.plan(after, before.generation, change.names, report)
         if not change.may_install:
@@ -232,7 +244,7 @@ class Changer:
                 ahead = None if dry_run else self._ahead(before.snapshot)
                 await on_disk(self._write_snapshot, after, after.snapshot, ahead)
             with clock.stage("verify"):
-                trial = self._trial(generation, after, change, plan)
+                trial = replace(self._trial(generation, after, change, plan), grants=grants)
                 if plan.is_new:
                     await self._compile(trial, report)
                     start = self._begin_start(generation, after.snapshot)
@@ -244,6 +256,7 @@ class Changer:
                 after = after.with_changes(versions, (), {})
                 await self._commit(change, after, versions, report, clock)
                 done = True
+                await asyncio.to_thread(self._grants.follow, grants, change.removed, change.caller)
         except OSError as error:
             raise InsufficientStorage(f"The change could not be written: {error.strerror}.") from error
         finally:

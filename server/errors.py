@@ -115,7 +115,7 @@ class InvalidEnv(AigbbError):
     """A variable's name or value cannot be one."""
 
     code, status = "invalid_env", 422
-    hint = "Use names such as API_KEY and text values; names that steer the interpreter are reserved."
+    hint = "Use names such as API_KEY and text values; names that steer processes are reserved."
 
 
 class SourceRefused(AigbbError):

@@ -17,7 +17,7 @@ from kernels.tasks import CALL, Task
 from server.audit import Line, ran
 from server.callers import Caller
 from server.errors import AigbbError
-from server.granting import Secrets
+from server.granting import Secrets, SecretUse
 from server.observing import LEFT, Executed, Observer
 from server.registry import Version
 from server.running import Keep, Records, Running
@@ -113,10 +113,17 @@ class Executions:
         """
         if running.session is not None:
             self._sessions.check(running.session, running.caller)
-        task = self._secrets.given(task, versions)
+        session = running.session
+        # Code in a session outlives the call: only whoever may grant secrets has some in a session, and in their own.
+        own = session is not None and self._sessions.is_owner(session, running.caller)
+        keeps = own and running.caller.may("secrets:grant")
+        use = SecretUse(running.caller, clean=not keeps)
+        task = await self._secrets.given(task, versions, use) if versions or session is None or keeps else task
+        if task.given is not None and not keeps:
+            session = None
         stream = self._pool.execute(
             task,
-            session=running.session,
+            session=session,
             timeout=min(timeout or self._settings.timeout, self._settings.max_timeout),
             max_output=self._settings.max_output,
             launch=launch,

@@ -39,9 +39,9 @@ from server.errors import (
     SyntaxRefused,
     UnsupportedSignature,
 )
+from server.variables import check_env
 
 MAX_SOURCE = 256 * 1024
-MAX_VALUE = 32 * 1024
 READER = Path(__file__).parent / "reading.py"
 READER_TIMEOUT = 10.0
 READ_AT_ONCE = 50
@@ -51,13 +51,10 @@ _PACKAGES = Path(docstring_parser.__file__).parents[1]
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_MAGIC = re.compile(r"(?m)^([ \t]*)[%!].*$")
 _RESERVED = {"aigbb", "aigbb_functions", "functions", "register", "execute", "con", "nul", "prn", "aux"}
 # Names that a notebook has of its own, and that functions could only break.
 _NOTEBOOK = {"In", "Out", "get_ipython", "display"}
-_STEERING = re.compile(
-    r"(PYTHON|LD_|DYLD_|JPY_|JUPYTER|IPYTHON|AIGBB_)\w*|PATH|HOME|VIRTUAL_ENV|MPLBACKEND|MPLCONFIGDIR"
-)
 
 
 # What calling a function may do: read only, or change things outside its kernel. Unknown counts as the latter.
@@ -114,7 +111,8 @@ class Function:
 
     packages are canonical requirements, env names only; parameters is the JSON Schema of its arguments,
     returns that of its result, empty where nothing is known. written lists the parameters as the source has
-    them: name, kind, typed, optional, computed_default. effects are those declared, or else what the source lets
+    them: name, kind, typed, optional, computed_default. uses are the identifiers of a source that imports other
+    functions, None in versions of an older service. effects are those declared, or else what the source lets
     one infer; declared_effects is None in that case.
     """
 
@@ -135,6 +133,7 @@ class Function:
     declared_effects: Effects | None = None
     secrets: tuple[str, ...] = ()
     network: bool = False
+    uses: tuple[str, ...] | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -201,6 +200,13 @@ async def parse_all(
     return found
 
 
+async def read_identifiers(code: str) -> set[str]:
+    """Return the identifiers of a cell's code; lines that are IPython's own have none, nor has what is no Python."""
+    plain = _MAGIC.sub(r"\1pass", code)
+    [facts] = await _read([f"import aigbb_functions\n{plain}"], start_reader)
+    return set(facts.get("uses", ()))
+
+
 def _parsed(draft: Draft, source: str, facts: Mapping[str, Any]) -> Parsed | AigbbError:
     try:
         return _parse(draft, source, facts)
@@ -238,6 +244,7 @@ def _parse(draft: Draft, source: str, facts: Mapping[str, Any]) -> Parsed:
         declared_effects=draft.effects,
         secrets=tuple(sorted(set(draft.secrets))),
         network=draft.network,
+        uses=tuple(facts["uses"]),
     )
     return Parsed(function, tuple(_warnings(function, facts, definition)), _written(facts, definition))
 
@@ -277,17 +284,6 @@ def _name_fault(name: str) -> str | None:
     if hasattr(builtins, name):
         return "shadows_builtin"
     return "reserved" if name.lower() in _RESERVED or name in _NOTEBOOK else None
-
-
-def check_env(env: Mapping[str, str]) -> None:
-    """Raises InvalidEnv for names that are none, names that steer the interpreter, and values that are no text."""
-    for name, value in env.items():
-        if not _VARIABLE.fullmatch(name):
-            raise InvalidEnv(f"{name[:80]!r} cannot be a variable's name.", name=name[:80])
-        if _STEERING.fullmatch(name.upper()):
-            raise InvalidEnv(f"The variable {name!r} is reserved.", name=name)
-        if "\0" in value or len(value) > MAX_VALUE or clean(value) != value:
-            raise InvalidEnv(f"The value of {name!r} holds a NUL, a lone surrogate, or is over 32 KiB.", name=name)
 
 
 def _check_secrets(draft: Draft) -> None:

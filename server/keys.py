@@ -31,7 +31,7 @@ DAY = 86400.0
 # Seconds between two writes of when keys were used last.
 NOW_AND_THEN = 60.0
 # What reaches every function, so that a key that is narrowed to some cannot hold it.
-WIDE: tuple[Scope, ...] = ("execute:code", "functions:register", "packages:install", "admin")
+WIDE: tuple[Scope, ...] = ("execute:code", "functions:register", "packages:install", "secrets:grant", "admin")
 
 _schema = sql.MetaData()
 _keys = sql.Table(

@@ -25,6 +25,7 @@ FILES = tuple(HERE / f"{name}.py" for name in ("__init__", "reading", "effects",
 
 MEMORY = 1024 * 1024 * 1024
 SECONDS = 5
+PACKAGE = "aigbb_functions"  # as functions import each other
 # A longer docstring is one description: reading its sections takes time that grows with the square.
 DOCUMENTED = 16 * 1024
 
@@ -43,6 +44,7 @@ def read(source: str) -> dict[str, Any]:
             "others": [name for node in tree.body for name in other_names(node)],
             "imports": sorted(set(imports(tree))),
             "changes": effects.changes(source, tree),
+            "uses": uses(tree),
             "script": script,
         }
     except SyntaxError as error:
@@ -97,6 +99,34 @@ def imports(node: ast.AST) -> Iterator[str]:
             return
     for child in ast.iter_child_nodes(node):
         yield from imports(child)
+
+
+def uses(tree: ast.AST) -> list[str]:
+    """Return every identifier of a source that imports registered functions; they may be names of those."""
+    nodes = list(ast.walk(tree))
+    return sorted({name for node in nodes for name in identifiers(node)}) if any(map(imports_functions, nodes)) else []
+
+
+def imports_functions(node: ast.AST) -> bool:
+    """Whether a statement imports the package of registered functions, or a part of it."""
+    match node:
+        case ast.Import(names=names):
+            return any(alias.name.partition(".")[0] == PACKAGE for alias in names)
+        case ast.ImportFrom(level=level, module=module):
+            return level > 0 or (module or "").partition(".")[0] == PACKAGE
+    return False
+
+
+def identifiers(node: ast.AST) -> Iterator[str]:
+    """Yield the identifiers that a node by itself has."""
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            yield name
+        case ast.Import(names=names):
+            yield from (part for alias in names for part in alias.name.split("."))
+        case ast.ImportFrom(module=module, names=names):
+            yield from (module or "").split(".")
+            yield from (alias.name for alias in names)
 
 
 def signature(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:

@@ -21,6 +21,7 @@ from server.functions import Draft, Function, Parsed, Warn, parse_all, start_rea
 from server.granting import check_granted
 from server.observing import LEFT, Changed, Observer
 from server.registry import Event, Registry, State, Version
+from server.variables import merged
 from server.vault import Vault
 
 
@@ -110,14 +111,13 @@ class Registrar:
                     check_granted(one.function.name, one.function.secrets, self._vault)
                 _check_twins([p.function.name for p in parsed])
                 new = [p for p, w in zip(parsed, wanted, strict=True) if not self._is_same(p.function, w.draft.env)]
-                env = {name: value for w in wanted for name, value in w.draft.env.items()}
+                env = merged(w.draft.env for w in wanted)
                 before = self.serving
                 applied = None
                 if new:
                     listed = ", ".join(p.function.name for p in new)
                     events = self._events(action, caller, clock)
-                    installs = caller.may("packages:install")
-                    change = Change(f"{action} {listed}", new, env=env, events=events, may_install=installs)
+                    change = Change(f"{action} {listed}", new, env=env, events=events, caller=caller)
                     applied = await self._changer.apply(change, report, clock, dry_run=dry_run)
                 await self._record_unchanged([p for p in parsed if p not in new], caller, clock, kept=not dry_run)
                 return [self._registered(p, applied, before, clock, dry_run=dry_run) for p in parsed]
@@ -141,8 +141,7 @@ class Registrar:
             _check_variables(version, {**before.state.variables, **env})
             check_granted(str(version), version.function.secrets, self._vault)
             events = self._events(action, caller, clock)
-            installs = caller.may("packages:install")
-            change = Change(f"{action} {version}", activated=[version], env=env, events=events, may_install=installs)
+            change = Change(f"{action} {version}", activated=[version], env=env, events=events, caller=caller)
             applied = await self._changer.apply(change, report, clock)
             return self._result(version, applied, before, (), clock)
 
@@ -154,6 +153,7 @@ class Registrar:
             change = Change(
                 f"{action} {name}",
                 removed=[name],
+                caller=caller,
                 events=lambda _: [self._event(action, caller, clock, version, "ok")],
             )
             await self._changer.apply(change, report, clock)
@@ -201,8 +201,8 @@ class Registrar:
     async def _apply_files(self, parsed: Sequence[Parsed], caller: Caller, report: Report) -> list[Registered]:
         clock = Clock()
         before = self._changer.serving if self._changer.serves else None
-        events, installs = self._events("sync", caller, clock), caller.may("packages:install")
-        change = Change("sync", parsed, events=events, may_install=installs)
+        events = self._events("sync", caller, clock)
+        change = Change("sync", parsed, events=events, caller=caller)
         with self._told("sync", [p.function.name for p in parsed], clock):
             applied = await self._changer.apply(change, report, clock)
         return [self._registered(p, applied, before, clock, dry_run=False) for p in parsed]

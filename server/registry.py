@@ -399,7 +399,7 @@ def _active_versions() -> sql.Select[Any]:
 
 
 _JSON = ("parameters", "returns")
-_TUPLES = ("packages", "env", "tags", "bound", "written", "secrets")
+_TUPLES = ("packages", "env", "tags", "bound", "written", "secrets", "uses")
 
 
 def _dump(function: Function) -> dict[str, Any]:
@@ -427,6 +427,6 @@ def _version(row: Any) -> Version:
 def _version_of(row: Any) -> Version:
     value = dict(row.value)
     value |= {name: json.loads(value[name]) for name in _JSON if name in value}
-    value |= {name: tuple(value[name]) for name in _TUPLES if name in value}
+    value |= {name: tuple(value[name]) for name in _TUPLES if value.get(name) is not None}
     value["declared"] = Declared(**json.loads(value.get("declared", "{}")))
     return Version(Function(**value), row.version, row.created)

@@ -17,6 +17,7 @@ _RUN: tuple[Scope, ...] = ("execute:function", "execute:code", "chat")
 _CHAT: tuple[Scope, ...] = ("chat",)
 _WAITING: tuple[Scope, ...] = ("chat", "execute:function", "approve")
 _DECIDE: tuple[Scope, ...] = ("approve",)
+_SECRETS: tuple[Scope, ...] = ("secrets:grant",)
 _ADMIN: tuple[Scope, ...] = ("admin",)
 
 # One of the scopes is enough; the scope admin always is. `{}` is one part of a path, `{*}` is all that follows.
@@ -68,9 +69,9 @@ TABLE: Mapping[tuple[str, str], tuple[Scope, ...]] = {
     ("DELETE", "/keys/{}"): _ADMIN,
     ("POST", "/keys/{}/rotate"): _ADMIN,
     ("GET", "/audit"): _ADMIN,
-    ("GET", "/secrets"): _ADMIN,
-    ("PUT", "/secrets/{}"): _ADMIN,
-    ("DELETE", "/secrets/{}"): _ADMIN,
+    ("GET", "/secrets"): _SECRETS,
+    ("PUT", "/secrets/{}"): _SECRETS,
+    ("DELETE", "/secrets/{}"): _SECRETS,
 }
 # These tell of all functions, so they are not for a key that is narrowed to some.
 WHOLE = frozenset({"/kernels", "/history", "/metrics"})

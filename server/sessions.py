@@ -26,6 +26,10 @@ class Sessions:
         if not caller.sees(self._pool.owner_of(identity)):
             raise SessionNotFound.of(identity)
 
+    def is_owner(self, identity: str, caller: Caller) -> bool:
+        """Whether the caller's key opened a session. Raises SessionNotFound."""
+        return self._pool.owner_of(identity) == caller.key
+
     async def interrupt(self, identity: str, caller: Caller) -> None:
         """Interrupt what runs. Raises SessionNotFound, SessionBusy."""
         self.check(identity, caller)

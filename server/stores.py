@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from kernels.home import Home
 from server.archive import Archive
 from server.audit import Audit
+from server.grants import GrantStore
 from server.keys import Keyring
 from server.registry import Registry
 from server.settings import Settings
@@ -22,6 +23,7 @@ class Stores:
     registry: Registry
     archive: Archive
     vault: Vault
+    grants: GrantStore
     keys: Keyring
     audit: Audit
 
@@ -34,7 +36,8 @@ class Stores:
             Registry.open(path) as registry,
             Archive.open(path) as archive,
             Vault.open(path, home.secrets_key, settings.secrets_keys()) as vault,
+            GrantStore.open(path) as grants,
             Audit.open(home.audit) as audit,
             Keyring.open(path, settings.require_token(home), audit) as keys,
         ):
-            yield cls(registry, archive, vault, keys, audit)
+            yield cls(registry, archive, vault, grants, keys, audit)

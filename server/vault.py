@@ -21,9 +21,9 @@ from sqlalchemy.dialects.sqlite import insert
 from kernels.home import write_atomically
 from server.database import Database
 from server.errors import InvalidEnv, InvalidSecret, SecretsLocked, UnknownSecret
-from server.functions import check_env
 from server.registry import moment
 from server.scrubbing import Scrubber
+from server.variables import check_env
 
 _schema = sql.MetaData()
 
@@ -77,6 +77,12 @@ class Vault:
     def stored(self) -> list[Secret]:
         """All there are, by name."""
         return [self._stored[name] for name in sorted(self._stored)]
+
+    def find(self, name: str) -> Secret:
+        """Return one. Raises UnknownSecret."""
+        if name not in self._stored:
+            raise UnknownSecret(f"There is no secret {name[:80]!r}.")
+        return self._stored[name]
 
     def values(self, names: Collection[str]) -> dict[str, str]:
         """The values of those that are there. Raises SecretsLocked where one cannot be read."""

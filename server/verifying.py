@@ -15,12 +15,12 @@ from kernels.errors import AigbbError
 from kernels.font_lists import FontLists
 from kernels.home import Home
 from kernels.packages import Lock
-from kernels.probing import Described, Probe
+from kernels.probing import Described, Findings, Probe
 from kernels.progress import Report, Step
 from kernels.sandbox import Child
 from server.errors import WouldBreak
 from server.functions import Function, Parsed, Warn
-from server.granting import granted
+from server.grants import Grant, GrantStore, granted, ungranted
 from server.registry import State
 from server.schemas import compose, inline
 from server.scrubbing import Scrubber
@@ -52,7 +52,7 @@ class Trial:
 
     parsed are new, activated names older versions that are to serve again. imported is the lock of an
     environment whose packages were imported before, here or for another home; None if there is none. child has
-    been started ahead.
+    been started ahead. grants are those of secrets that the change makes.
     """
 
     generation: Generation
@@ -64,6 +64,7 @@ class Trial:
     is_new: bool
     imported: Lock | None
     child: Child | None = None
+    grants: Sequence[Grant] = ()
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class Verifier:
     settings: Settings
     home: Home
     vault: Vault
+    grants: GrantStore
     confinement: Confinement
 
     async def warm(self, trial: Trial, report: Report) -> None:
@@ -104,25 +106,33 @@ class Verifier:
         """
         changed = [*(p.function.name for p in trial.parsed), *trial.activated]
         secrets = granted([version.function for version in trial.after.active.values()])
-        # What lacks a secret that was deleted is broken already.
+        withheld = {g.function for g in ungranted(self.grants, trial.after) if g not in trial.grants}
+        # What lacks a secret that was deleted, or is no longer granted one, is broken already.
         others = [n for n in _others(trial, changed) if all(s in self.vault for s in secrets.get(n, ()))]
+        others = [n for n in others if n not in withheld]
         names = [*changed, *others]
         if not names:
             return Verified()
         what = "1 function" if len(names) == 1 else f"{len(names)} functions"
         report(Step("verify", f"Importing {what} in {trial.generation.kernel_name}"))
         variables = Scrubber.masking(trial.after.variables_in_use().values())
-        given = {name: self.vault.values(secrets[name]) for name in names if name in secrets}
+        given = {name: self.vault.values(secrets[name]) for name in names if name in secrets and name not in withheld}
         probe = self._probe(trial.generation, lambda text: self.vault.scrubber(variables(text)))
-        findings = await probe.ask(
-            trial.generation,
-            trial.snapshot,
-            names,
-            describe={p.function.name: _as_written(p) for p in trial.parsed},
-            imports={p.function.name: p.written.imports for p in trial.parsed},
-            secrets=given,
-            child=trial.child,
-        )
+        findings = Findings()
+        for part in _apart(names, given):
+            found = await probe.ask(
+                trial.generation,
+                trial.snapshot,
+                part,
+                describe={p.function.name: _as_written(p) for p in trial.parsed if p.function.name in part},
+                imports={p.function.name: p.written.imports for p in trial.parsed if p.function.name in part},
+                secrets={name: given[name] for name in part if name in given},
+                child=trial.child if part[0] == names[0] else None,
+            )
+            findings.failures.update(found.failures)
+            findings.contracts.update(found.contracts)
+            if found.failures:
+                break
         _raise_failures(findings.failures, changed, trial)
         described = [(p, findings.contracts[p.function.name]) for p in trial.parsed]
         functions = [_with_schemas(parsed, found) for parsed, found in described]
@@ -137,6 +147,14 @@ class Verifier:
         env = sandbox.kernel_environment(python, self.home.work, passed)
         cage = self.confinement.probes(self.home, bytecode)
         return Probe(env, self.home.work, self.settings.import_timeout, mask, str(self.home.path), cage)
+
+
+def _apart(names: Sequence[str], given: Mapping[str, Mapping[str, str]]) -> list[list[str]]:
+    """Divide functions by their secrets: no process has some that imported a function without them."""
+    parts: dict[tuple[str, ...], list[str]] = {}
+    for name in names:
+        parts.setdefault(tuple(sorted(given.get(name, ()))), []).append(name)
+    return list(parts.values())
 
 
 def _others(trial: Trial, changed: Collection[str]) -> list[str]:

@@ -35,10 +35,10 @@ ORDER = [
     ["server.logs", "server.metrics"],
     ["server.callers", "server.scrubbing"],
     ["server.asking", "server.database", "server.draining", "server.settings", "server.schemas"],
-    ["server.following"],
+    ["server.following", "server.variables"],
     ["server.functions", "server.strict", "server.tracing", "server.exporting"],
     ["server.registry", "server.snapshots", "server.diffing", "server.samples"],
-    ["server.audit", "server.vault"],
+    ["server.audit", "server.grants", "server.vault"],
     ["server.granting", "server.keys", "server.scopes", "server.sessions"],
     ["server.unconfined_access"],
     ["server.publishing", "server.planning", "server.verifying", "server.idempotency", "server.results"],
@@ -147,7 +147,7 @@ def test_a_kernel_starts_without_what_only_calls_need(name: str) -> None:
 
 def test_only_those_who_keep_something_know_the_database() -> None:
     users = {path.stem for path in MODULES if any(n.split(".")[0] == "sqlalchemy" for n in imports(path))}
-    assert users == {"archive", "audit", "database", "keys", "registry", "vault"}
+    assert users == {"archive", "audit", "database", "grants", "keys", "registry", "vault"}
 
 
 def test_figures_and_traces_have_one_home_each() -> None:

@@ -16,7 +16,9 @@ import pytest
 
 import kernels.errors
 import server.errors
+import server.grants
 import server.refusals
+import server.variables
 from kernels.errors import AigbbError
 from tests.conftest import ROOT, Server
 from tests.doors import delete_all, picture, problem, register
@@ -26,9 +28,14 @@ pytest_plugins = ["tests.doors_fixtures"]
 # -- the tree
 
 
+ERRORS = {
+    module.__name__ for module in (kernels.errors, server.errors, server.refusals, server.grants, server.variables)
+}
+
+
 def tree(parent: type[AigbbError] = AigbbError) -> Iterator[type[AigbbError]]:
-    """Every error that is defined in the two modules of errors, parents first."""
-    if parent.__module__ in (kernels.errors.__name__, server.errors.__name__, server.refusals.__name__):
+    """Every error that is defined in the modules of errors, parents first."""
+    if parent.__module__ in ERRORS:
         yield parent
         for child in parent.__subclasses__():
             yield from tree(child)

@@ -25,6 +25,7 @@ from server.database import Database
 from server.errors import AigbbError, ExecutionNotFound
 from server.executions import Executions
 from server.granting import Secrets
+from server.grants import GrantStore
 from server.observing import Observer
 from server.registry import Registry, State
 from server.running import Cut, Ended, Entry, Keep, Log, Queued, Records, Running
@@ -205,7 +206,8 @@ async def test_others_are_not_seen_but_by_who_sees_all() -> None:
 
 def nothing_secret() -> Secrets:
     """Of a service without any secret: no store is asked."""
-    return Secrets(Vault(cast("Database", None), Path(), ""), cast("Registry", None), State)
+    vault = Vault(cast("Database", None), Path(), "")
+    return Secrets(vault, cast("GrantStore", None), cast("Registry", None), State)
 
 
 def unheard(_: Line) -> None:

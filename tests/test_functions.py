@@ -42,12 +42,12 @@ from server.functions import (
     Function,
     Parsed,
     Warn,
-    check_env,
     check_name,
     parse,
     parse_all,
 )
 from server.reading import read, script_block
+from server.variables import check_env
 
 DEF = "def f(x: int) -> int:\n    'Doubles.'\n    return 2 * x\n"
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def test_values_go_in_and_never_come_out(client: httpx2.Client) -> None:
     assert client.put("/secrets/PASSING", json={"value": "another value"}).status_code == 200
     listed = {one["name"]: one for one in client.get("/secrets").json()}
     assert listed["PASSING"].keys() == {"name", "set", "functions"}
-    assert listed["CHARGE_KEY"]["functions"] == ["charge"]
+    assert listed["CHARGE_KEY"]["functions"] == ["bill", "charge"]
     assert client.delete("/secrets/PASSING").status_code == 204
     problem(client.delete("/secrets/PASSING"), 404, "unknown_secret")
     lines = [(one["action"], one["name"]) for one in client.get("/history", params={"limit": 3}).json()]
@@ -136,9 +137,11 @@ def test_one_that_is_granted_is_deleted_only_by_force_and_then_missed(client: ht
     assert problem(client.delete("/secrets/FORCED"), 409, "secret_in_use")["users"] == ["forced"]
     assert client.delete("/secrets/FORCED", params={"force": "true"}).status_code == 204
     assert problem(client.post("/functions/forced/call", json={}), 422, "missing_secret")["secrets"] == ["FORCED"]
-    assert execute(client, "forced()")["status"] == "ok"  # code is run all the same, without
+    assert execute(client, "forced()")["status"] == "error"
     problem(client.post("/functions/forced/activate", json={"version": 1, "env": {"X": "1"}}), 422, "missing_secret")
     client.put("/secrets/FORCED", json={"value": "forced again"})
+    problem(client.post("/functions/forced/call", json={}), 403, "secret_not_granted")
+    client.put("/secrets/FORCED", json={"functions": ["forced"]})
     assert call(client, "forced")["result"] == 1
     assert client.delete("/functions/forced").status_code == 204
     assert client.delete("/secrets/FORCED").status_code == 204
@@ -238,6 +241,113 @@ def test_a_value_that_is_replaced_is_new_in_the_next_kernel_and_the_old_one_is_s
     client.put("/secrets/SHOWN", json={"value": VALUE[::-1]})
 
 
+# -- granted to whom, by whom
+
+SEEN = "import os; sorted(n for n in ('CHARGE_KEY', 'SHOWN') if n in os.environ)"
+
+
+@pytest.fixture(scope="module")
+def key(client: httpx2.Client, server: Server) -> Iterator[Callable[..., httpx2.Client]]:
+    """Makes a client that has a key with these scopes."""
+    with ExitStack() as opened:
+
+        def made(*scopes: str) -> httpx2.Client:
+            created = client.post("/keys", json={"name": "k", "scopes": scopes}).json()["key"]
+            return opened.enter_context(
+                httpx2.Client(base_url=server.url, headers={"Authorization": f"Bearer {created}"})
+            )
+
+        yield made
+
+
+Key = Callable[..., httpx2.Client]
+
+
+def test_an_author_has_no_secret_until_it_names_the_function_with_its_source(client: httpx2.Client, key: Key) -> None:
+    author = key("functions:register", "functions:read", "execute:function")
+    body = {"source": CHARGE.replace("charge", "levy"), "secrets": ["CHARGE_KEY"]}
+    refused = problem(author.post("/register", json=body), 403, "secret_not_granted")
+    assert (refused["function"], refused["scopes"]) == ("levy", ["secrets:grant"])
+    assert "PUT /secrets/CHARGE_KEY" in refused["hint"]
+    problem(author.post("/register/batch", json={"functions": [body]}), 403, "secret_not_granted")
+    problem(author.post("/register", json={**body, "dry_run": True}), 403, "secret_not_granted")
+    problem(author.get("/secrets"), 403, "forbidden")
+    problem(author.put("/secrets/CHARGE_KEY", json={"functions": ["levy"]}), 403, "forbidden")
+    # By a name alone, an author has nothing: nobody has seen the source. With `bill`, the others keep theirs.
+    client.put("/secrets/CHARGE_KEY", json={"functions": ["bill", "charge", "levy"]})
+    problem(author.post("/register", json=body), 403, "secret_not_granted")
+    lazy = "import os\n\ndef levy() -> int:\n    return len(os.environ.get('CHARGE_KEY', ''))\n"
+    register(author, lazy)
+    assert call(author, "levy")["result"] == 0
+    client.put("/secrets/CHARGE_KEY", json={"functions": ["bill", "charge", "levy"]})
+    register(author, lazy, secrets=["CHARGE_KEY"])
+    assert call(author, "levy")["result"] == len(VALUE)
+    problem(author.post("/register", json={"source": f"{lazy}\nprint('x')\n"}), 403, "secret_not_granted")
+    client.put("/secrets/CHARGE_KEY", json={"functions": ["bill", "charge"]})
+    for name in ("levy", "levy@2"):
+        problem(author.post(f"/functions/{name}/call", json={}), 403, "secret_not_granted")
+    author.delete("/functions/levy")
+
+
+def test_what_a_granted_function_imports_is_not_replaced_by_an_author(client: httpx2.Client, key: Key) -> None:
+    author = key("functions:register", "functions:read")
+    register(client, "def helper() -> int:\n    return 1\n")
+    user = "import os\nfrom aigbb_functions import helper\n\ndef using() -> int:\n    return helper()\n"
+    register(client, user, secrets=["SHOWN"])
+    evil = "import os\n\ndef helper() -> str:\n    return os.environ['SHOWN'][::-1]\n"
+    refused = problem(author.post("/register", json={"source": evil}), 403, "secret_not_granted")
+    assert "using, which imports helper" in refused["detail"]
+    thief = "from aigbb_functions import show\n\ndef thief() -> str:\n    return show('return')[::-1]\n"
+    problem(author.post("/register", json={"source": thief}), 403, "secret_not_granted")
+    told = "# from aigbb_functions import show\ndef thief() -> bool:\n    'aigbb_functions show'\n    import os\n"
+    register(author, f"{told}    return 'SHOWN' in os.environ\n")
+    assert call(client, "thief")["result"] is False
+    assert call(client, "using")["result"] == 1
+    # Deleted and made again, the name has nothing.
+    author.delete("/functions/using")
+    problem(author.post("/register", json={"source": user, "secrets": ["SHOWN"]}), 403, "secret_not_granted")
+    problem(author.post("/functions/using/activate", json={"version": 1}), 403, "secret_not_granted")
+    register(key("functions:register", "functions:read", "secrets:grant"), user, secrets=["SHOWN"])
+    assert "using" in next(one["functions"] for one in client.get("/secrets").json() if one["name"] == "SHOWN")
+    for name in ("using", "thief", "helper"):
+        client.delete(f"/functions/{name}")
+
+
+def test_code_has_secrets_only_by_a_key_that_may_grant_them(client: httpx2.Client, key: Key) -> None:
+    coder, granter = key("execute:code", "execute:function"), key("execute:code", "secrets:grant")
+    assert execute(coder, f"charge\n{SEEN}")["status"] == "error"
+    assert execute(coder, f"# charge, show\n'charge'\n{SEEN}")["result"] == "[]"
+    assert execute(granter, f"# charge, show\n'charge'\n{SEEN}")["result"] == "[]"
+    assert execute(granter, f"charge\n{SEEN}")["result"] == "['CHARGE_KEY']"
+    # A call in a session of such a key leaves nothing there, and nobody else's call either.
+    session = coder.post("/sessions").json()["id"]
+    assert call(coder, "charge", {"amount": 2}, session=session)["result"]["length"] == len(VALUE)
+    assert call(client, "charge", {"amount": 2}, session=session)["status"] == "ok"
+    execute(client, "1; charge", session=session)
+    assert execute(coder, SEEN, session=session)["result"] == "[]"
+    coder.delete(f"/sessions/{session}")
+
+
+def test_a_variable_has_one_value_and_steers_no_process(client: httpx2.Client) -> None:
+    one, two = (f"def region_{n}() -> int:\n    return {n}\n" for n in (1, 2))
+    register(client, one, env={"REGION": "a"})
+    taken = problem(client.post("/register", json={"source": two, "env": {"REGION": "b"}}), 409, "variable_conflict")
+    assert taken["functions"] == ["region_1"]
+    register(client, one, env={"REGION": "b"})
+    register(client, two, env={"REGION": "b"})
+    more = {"version": 1, "env": {"REGION": "c"}}
+    problem(client.post("/functions/region_1/activate", json=more), 409, "variable_conflict")
+    both = [{"source": one, "env": {"REGION": "c"}}, {"source": two, "env": {"REGION": "d"}}]
+    problem(client.post("/register/batch", json={"functions": both}), 409, "variable_conflict")
+    both[1]["env"] = {"REGION": "c"}
+    assert client.post("/register/batch", json={"functions": both}).status_code in (200, 201)
+    answer = client.post("/register", json={"source": one, "env": {"https_proxy": "http://x"}})
+    assert "AIGBB_PASS_ENV" in problem(answer, 422, "invalid_env")["hint"]
+    problem(client.put("/secrets/SSL_CERT_FILE", json={"value": "long enough"}), 422, "invalid_secret")
+    for name in ("region_1", "region_2"):
+        client.delete(f"/functions/{name}")
+
+
 # -- scrubbed
 
 
@@ -274,7 +384,7 @@ def test_the_service_and_kernels_with_secrets_let_no_other_process_of_their_user
 ) -> None:
     # What is not dumpable is root's in /proc, whoever runs it; as root, prctl itself has to say.
     asks = "import ctypes; ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)"
-    assert [execute(client, f"{asks}{more}")["result"] for more in ("", "  # charge")] == ["1", "0"]
+    assert [execute(client, f"{more}{asks}")["result"] for more in ("# charge\n", "charge; ")] == ["1", "0"]
     if os.geteuid():
         assert Path(f"/proc/{server.process.pid}/environ").stat().st_uid == 0
 

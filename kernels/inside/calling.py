@@ -4,8 +4,9 @@
 {"status": "ok", "result", "content", "cut", "version"}, {"status": "refused", "errors"} and
 {"status": "error", "ename", "evalue", "traceback"}. Where content is only the beginning, cut is {"tail", "left_out"}.
 `aigbb_prepare_request` {"pinned"} is answered by {"status": "ok"}; a kernel that is pinned stays with the functions
-that it has then. `aigbb_give_request` {"values", "names"}, before another request, puts secrets into the environment
-and lets functions load that waited for them; it is answered by {"status": "ok"}.
+that it has then. `aigbb_give_request` {"values", "names", "code", "once"}, before another request, puts
+secrets into the environment and lets functions load that waited for them, if the sources of the functions in `code`
+are those of these digests; it is answered by {"status": "ok"}.
 Replies say in their metadata, as those to cells do, which snapshot was run with: `aigbb_snapshot`.
 What the function prints and shows goes the same way as a cell's.
 """
@@ -69,10 +70,13 @@ class Calling:
 
     async def on_give(self, stream: Any, identity: Any, request: Mapping[str, Any]) -> None:
         """Take secrets: no environment that other processes can read has ever held them."""
-        given = request["content"]
-        hide_memory()
-        os.environ.update(given["values"])
-        self.functions.library.give(given["names"])
+        given, library = request["content"], self.functions.library
+        self.functions.refresh()
+        if all(library.known.get(name, {}).get("digest") == digest for name, digest in given["code"].items()):
+            library.pinned = library.pinned or given["once"]
+            hide_memory()
+            os.environ.update(given["values"])
+            library.give(given["names"])
         self.shell.kernel.session.send(stream, "aigbb_give_reply", {"status": "ok"}, request, identity)
 
     async def answer(self, asked: Mapping[str, Any]) -> dict[str, Any]:
