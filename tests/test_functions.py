@@ -73,7 +73,7 @@ async def test_a_function_is_read_with_all_that_it_says() -> None:
     parsed = await parse(Draft(DEF, "f", ["six>=1", "Six >= 1"], {"KEY": "hush", "A": ""}))
     x = {"name": "x", "kind": "named", "typed": True, "optional": False, "computed_default": False}
     expected = Function(
-        "f", DEF, ("six>=1",), ("A", "KEY"), "Doubles.", "f(x: int) -> int", written=(x,), effects="read"
+        "f", DEF, ("six>=1",), ("A", "KEY"), "Doubles.", "f(x: int) -> int", written=(x,), effects="read", uses=()
     )
     assert parsed.function == expected
     assert parsed.warnings == ()

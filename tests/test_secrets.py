@@ -253,9 +253,8 @@ def key(client: httpx2.Client, server: Server) -> Iterator[Callable[..., httpx2.
 
         def made(*scopes: str) -> httpx2.Client:
             created = client.post("/keys", json={"name": "k", "scopes": scopes}).json()["key"]
-            return opened.enter_context(
-                httpx2.Client(base_url=server.url, headers={"Authorization": f"Bearer {created}"})
-            )
+            headers = {"Authorization": f"Bearer {created}"}
+            return opened.enter_context(httpx2.Client(base_url=server.url, headers=headers))
 
         yield made
 
