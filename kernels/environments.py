@@ -22,7 +22,7 @@ from kernels.errors import BuildFailed, IndexUnavailable, InsufficientStorage
 from kernels.font_lists import FontLists
 from kernels.home import Home, on_disk, write_atomically
 from kernels.inspecting import inspect
-from kernels.packages import Lock, Uv
+from kernels.packages import Lock, Uv, faulty_package
 from kernels.progress import Report, Step
 from kernels.sandbox import Finished
 from kernels.untrusted_files import remove_tree
@@ -115,7 +115,8 @@ class Environments:
         """Install `lock` into a fresh environment and give it its number.
 
         It is made under another name and renamed when complete, so a folder with a number is whole.
-        Raises BuildFailed, UnsafePackage, IndexUnavailable, InsufficientStorage; what was begun is removed.
+        Raises BuildFailed, InvalidPackage, UnsafePackage, IndexUnavailable, InsufficientStorage; what was begun is
+        removed.
         """
         aside = self.home.generations / f".building-{number}"
         final = self.home.generations / str(number)
@@ -255,7 +256,8 @@ def _raise_for(finished: Finished) -> None:
     log = finished.stderr.strip()[-4000:]
     if "No space left on device" in log:
         raise InsufficientStorage("The disk is full.", log=log)
-    lies = re.search("Hash mismatch|zip file", log)
-    if re.search("Failed to fetch|error sending request|Failed to download", log) and not lies:
+    if faulty := faulty_package(log):
+        raise faulty
+    if re.search("Failed to fetch|error sending request|Failed to download", log):
         raise IndexUnavailable("A package could not be downloaded.", log=log)
     raise BuildFailed("The environment could not be installed.", log=log)

@@ -8,6 +8,7 @@ AigbbError
 │   ├── DependencyConflict      409
 │   ├── BuildNotAllowed         422  only a source distribution exists
 │   ├── PythonVersionMismatch   422
+│   ├── InvalidPackage          422  a wheel that is not whole, or not the one that the index lists
 │   └── IndexUnavailable        503
 ├── BuildFailed                 500  an environment could not be installed
 ├── UnsafePackage               422  a package would do what none may
@@ -100,6 +101,13 @@ class PythonVersionMismatch(ResolveError):
 
     code, status = "python_version_mismatch", 422
     hint = "Choose a version that supports the kernel's Python, or start the service with another Python."
+
+
+class InvalidPackage(ResolveError):
+    """A package's file is no sound wheel, or not the file that the index lists."""
+
+    code, status = "invalid_package", 422
+    hint = "Ask for another version of `package`, or have the index's operator replace the file. Nothing was changed."
 
 
 class IndexUnavailable(ResolveError):
@@ -209,7 +217,7 @@ class SessionBusy(AigbbError):
 
 
 class UnsafePackage(AigbbError):
-    """A package runs code at every start, overwrites another's files, or poses as a part of the service."""
+    """A package runs code at every start, replaces another's modules, or poses as a part of the service."""
 
     code, status = "unsafe_package", 422
     hint = "Leave the package out, or ask for another version. `findings` names the files. Nothing was changed."

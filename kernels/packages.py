@@ -33,6 +33,7 @@ from kernels.errors import (
     DependencyConflict,
     IndexUnavailable,
     InsufficientStorage,
+    InvalidPackage,
     InvalidRequirement,
     PackageNotFound,
     PythonVersionMismatch,
@@ -275,7 +276,19 @@ _NO_INDEX = re.compile(
     "|could not be queried|(Unsupported|Missing) `Content-Type`"
 )
 
-_UNSOUND = re.compile(r"(?:structure|metadata) of `?([\w.-]+)`? .*was (?:invalid|inconsistent)")
+# What the installer says of a package whose file is at fault: the name, and then what is wrong with it.
+_UNSOUND = (
+    re.compile(
+        r"(?:structure|metadata) (?:of|for) `?([\w.-]+)`? .*(?:was invalid|was inconsistent|not be parsed):\s*(.+)",
+        re.I,
+    ),
+    re.compile(r"Package metadata (name `[^`]+` does not match given name `([\w.-]+)`)"),
+    re.compile(
+        r"Failed to (?:download|install):? `?([\w.-]+)[\s\S]*?"
+        r"(Hash mismatch|Invalid zip[^\n]*|Failed to read from zip[^\n]*|Failed to extract[^\n]*"
+        r"|The wheel is invalid[^\n]*|Wheel (?:name|version) does not match[^\n]*?\)|No such file[^\n]*)"
+    ),
+)
 
 _UV_LINES = (
     (r"Downloading (\S+ \(.*\))", Step("download", "Downloading")),
@@ -290,6 +303,19 @@ def _hear(line: str, report: Report) -> None:
             report(Step(step.phase, f"{step.message} {match[1]}"))
 
 
+def faulty_package(text: str) -> InvalidPackage | None:
+    """Return the error for a package whose file is at fault, if that is what the installer says."""
+    for pattern in _UNSOUND:
+        if match := pattern.search(text):
+            name, fault = match[1], match[2]
+            if pattern is _UNSOUND[1]:
+                name, fault = fault, name
+            if fault.startswith("No such file"):
+                fault = "a file of its metadata is missing"
+            return InvalidPackage(f"The file of {name} is no sound package: {fault}.", package=name, explanation=text)
+    return None
+
+
 def _explain(finished: sandbox.Finished, owners: Mapping[str, Sequence[str]]) -> AigbbError:
     """uv's own sentence as an error of ours, with who asked for what."""
     text = re.sub(r"^(error|\s+cause): ?", "", finished.stderr.strip(), flags=re.MULTILINE)[-4000:]
@@ -297,12 +323,12 @@ def _explain(finished: sandbox.Finished, owners: Mapping[str, Sequence[str]]) ->
         return IndexUnavailable("Resolving did not come to an end in time.", explanation=text)
     if re.search(r"No space left on device", text):
         return InsufficientStorage("The disk is full.", explanation=text)
+    if faulty := faulty_package(text):
+        return faulty
     if _NO_INDEX.search(text):
         return IndexUnavailable("The package index could not be reached.", explanation=text)
     if "Couldn't parse requirement" in text:
         return InvalidRequirement("The installer does not read one of the requirements.", explanation=text)
-    if match := _UNSOUND.search(text):
-        return BuildFailed(f"What the index has as {match[1]} is no sound package.", log=text)
     if "Because" not in text:
         return BuildFailed("The installer could not resolve the packages.", log=text)
     asked: list[dict[str, object]] = [

@@ -134,6 +134,27 @@ def no_file(handler: Handler) -> None:
     handler.say(b"gone", status=404)
 
 
+def changed(member: str, text: str | None) -> bytes:
+    """A wheel with another member of this name, or without it."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(wheel())) as whole, zipfile.ZipFile(data, "w") as archive:
+        for each in whole.namelist():
+            if not each.endswith(member):
+                archive.writestr(each, whole.read(each))
+            elif text is not None:
+                archive.writestr(each, text)
+    return data.getvalue()
+
+
+BAD_MEMBERS = {
+    "no RECORD": changed("/RECORD", None),
+    "no METADATA": changed("/METADATA", None),
+    "no WHEEL": changed("/WHEEL", None),
+    "bad METADATA": changed("/METADATA", "garbage"),
+    "bad dependency": changed("/METADATA", "Metadata-Version: 2.1\nName: liar\nVersion: 1.0\nRequires-Dist: !!!\n"),
+    "bad WHEEL": changed("/WHEEL", "garbage"),
+    "empty": b"",
+}
 GOOD, CUT, NOISE = wheel(), wheel()[:300], b"no zip" * 100
 OTHER_NAME, OTHER_VERSION = wheel(name="truth"), wheel(version="2.0")
 ESCAPING = wheel(more={"../../../../../evil.py": "x = 1\n"})
@@ -147,21 +168,26 @@ FAULTS: dict[str, tuple[Answer, Answer, set[str]]] = {
     "500 for the file": (offering(GOOD), broken, {"index_unavailable"}),
     "404 for the file": (offering(GOOD), no_file, {"index_unavailable", "build_failed"}),
     "redirects": (round_and_round, round_and_round, {"index_unavailable"}),
-    "redirects of the file": (offering(GOOD), round_and_round, {"index_unavailable", "build_failed"}),
+    "redirects of the file": (
+        offering(GOOD),
+        round_and_round,
+        {"index_unavailable", "build_failed", "invalid_package"},
+    ),
     "endless page": (without_end, never, {"index_unavailable"}),
-    "endless file": (offering(GOOD), without_end, {"index_unavailable", "build_failed"}),
+    "endless file": (offering(GOOD), without_end, {"index_unavailable", "build_failed", "invalid_package"}),
     "garbage": (
         lambda h: h.say(b"<html><p>Welcome to the hotel's wifi"),
         never,
         {"version_not_found", "package_not_found"},
     ),
     "binary garbage": (lambda h: h.say(bytes(range(256)), "image/png"), never, {"index_unavailable"}),
-    "another hash": (offering(GOOD, "0" * 64), giving(GOOD), {"build_failed"}),
-    "another file": (offering(GOOD), giving(wheel(more={"evil.py": ""})), {"build_failed"}),
-    "cut off": (offering(CUT), giving(CUT), {"build_failed"}),
-    "no zip": (offering(NOISE), giving(NOISE), {"build_failed"}),
-    "another name": (offering(OTHER_NAME), giving(OTHER_NAME), {"build_failed"}),
-    "another version": (offering(OTHER_VERSION), giving(OTHER_VERSION), {"build_failed"}),
+    "another hash": (offering(GOOD, "0" * 64), giving(GOOD), {"invalid_package"}),
+    "another file": (offering(GOOD), giving(wheel(more={"evil.py": ""})), {"invalid_package"}),
+    "cut off": (offering(CUT), giving(CUT), {"invalid_package"}),
+    "no zip": (offering(NOISE), giving(NOISE), {"invalid_package"}),
+    "another name": (offering(OTHER_NAME), giving(OTHER_NAME), {"invalid_package"}),
+    "another version": (offering(OTHER_VERSION), giving(OTHER_VERSION), {"invalid_package"}),
+    **{name: (offering(data), giving(data), {"invalid_package"}) for name, data in BAD_MEMBERS.items()},
 }
 
 
@@ -204,6 +230,9 @@ async def test_what_an_index_does_wrong_is_told_and_changes_nothing(
         await install(uv_for(url, own.cache), own)
     assert refused.value.code in codes, refused.value.extra
     assert refused.value.hint
+    if codes == {"invalid_package"}:
+        assert refused.value.status == 422
+        assert refused.value.extra["package"].startswith("liar")
     assert list(own.generations.iterdir()) == []
     assert not list(tmp_path.rglob("*evil*")) and not Path("/tmp/aigbb-evil.py").exists()
 
