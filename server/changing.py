@@ -254,9 +254,10 @@ class Changer:
             applied = Applied(plan, [*versions, *change.activated], verified.warnings)
             if not dry_run:
                 after = after.with_changes(versions, (), {})
+                await asyncio.to_thread(self._grants.approve, grants, change.caller)
                 await self._commit(change, after, versions, report, clock)
                 done = True
-                await asyncio.to_thread(self._grants.follow, grants, change.removed, change.caller)
+                await asyncio.to_thread(self._grants.forget, change.removed)
         except OSError as error:
             raise InsufficientStorage(f"The change could not be written: {error.strerror}.") from error
         finally:

@@ -10,15 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import sqlalchemy as sql
 
 from server.callers import Caller
-from server.database import Database
+from server.database import UNWRITABLE, Database
 from server.errors import AigbbError
 from server.functions import Function
 from server.registry import State, moment
@@ -40,6 +41,10 @@ _grants = sql.Table(
 _MARKER = ""
 
 _WORD = re.compile(r"[^\W\d]\w*")
+# With one of these, a source can reach a function by a string.
+_DYNAMIC = frozenset(
+    ("getattr", "attrgetter", "importlib", "import_module", "__import__", "modules", "vars", "__dict__", "eval", "exec")
+)
 
 # The sources that run when a function is called, by function: SHA-256, hex.
 Code = Mapping[str, str]
@@ -76,6 +81,7 @@ class GrantStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._turn = threading.Lock()  # what is withdrawn beside a registration must not come back with its grants
         self._grants: tuple[Grant, ...] = ()
         self.adopted = False  # whether the grants of an older service's registrations were taken over
 
@@ -102,29 +108,28 @@ class GrantStore:
 
     def approve(self, grants: Iterable[Grant], caller: Caller) -> None:
         """Add grants. Raises InsufficientStorage."""
-        if new := [grant for grant in grants if grant not in self._grants]:
-            with self._database.writing() as connection:
-                _insert(connection, new, caller)
-            self._grants = (*self._grants, *new)
-
-    def follow(self, grants: Iterable[Grant], removed: Collection[str], caller: Caller) -> None:
-        """Follow a change that was committed. Raises InsufficientStorage."""
-        self.approve(grants, caller)
-        self.forget(removed)
+        with self._turn:
+            if new := [grant for grant in grants if grant not in self._grants]:
+                with self._database.writing() as connection:
+                    _insert(connection, new, caller)
+                self._grants = (*self._grants, *new)
 
     def replace(self, secret: str, grants: Collection[Grant], caller: Caller) -> None:
         """Withdraw a secret from all functions but these. Raises InsufficientStorage."""
-        with self._database.writing() as connection:
-            connection.execute(sql.delete(_grants).where(_grants.c.secret == secret))
-            _insert(connection, grants, caller)
-        self._grants = (*(grant for grant in self._grants if grant.secret != secret), *grants)
+        with self._turn:
+            with self._database.writing() as connection:
+                connection.execute(sql.delete(_grants).where(_grants.c.secret == secret))
+                _insert(connection, grants, caller)
+            self._grants = (*(grant for grant in self._grants if grant.secret != secret), *grants)
 
     def forget(self, functions: Collection[str]) -> None:
-        """Withdraw all secrets from functions that were deleted. Raises InsufficientStorage."""
-        if any(grant.function in functions for grant in self._grants):
-            with self._database.writing() as connection:
-                connection.execute(sql.delete(_grants).where(_grants.c.function.in_(functions)))
-            self._grants = tuple(grant for grant in self._grants if grant.function not in functions)
+        """Withdraw all secrets from functions that were deleted; what cannot be written now, the next start removes."""
+        with self._turn:
+            kept = tuple(grant for grant in self._grants if grant.function not in functions)
+            if kept != self._grants:
+                self._grants = kept
+                with suppress(*UNWRITABLE), self._database.writing() as connection:
+                    connection.execute(sql.delete(_grants).where(_grants.c.function.in_(functions)))
 
     def reconcile(self, state: State) -> None:
         """Take over the grants of an older service's registrations, once; drop those of functions that are gone.
@@ -187,7 +192,7 @@ def _code(name: str, used: Mapping[str, Collection[str]], by_name: Mapping[str, 
         one = left.pop()
         if one not in found and one in by_name:
             found.add(one)
-            left += used.get(one, ())
+            left += [*used.get(one, ()), *_reached(by_name[one])]
     return {n: hashlib.sha256(by_name[n].source.encode("utf-8", "surrogatepass")).hexdigest() for n in sorted(found)}
 
 
@@ -200,6 +205,12 @@ def _imports(functions: Collection[Function]) -> dict[str, set[str]]:
         if words:
             found[f.name] = (names if "*" in words else names & words) - {f.name}
     return found
+
+
+def _reached(function: Function) -> set[str]:
+    """Return the words of a source that may import functions by strings; only the code that is granted counts them."""
+    words = _words(function)
+    return words - {function.name} if words & _DYNAMIC else set()
 
 
 def _words(function: Function) -> set[str]:
@@ -243,15 +254,29 @@ def _holds(store: GrantStore, grant: Grant) -> bool:
 
 
 def _check_held(held: Iterable[Grant], change: RegistrationChange) -> None:
-    """Raises SecretNotGranted for another source of a function whose calls in progress have a secret."""
+    """Raises SecretNotGranted for a change of what runs with a secret, or of what steers it."""
+    before, after = change.before, change.after
+    moved = {name for name, value in after.variables.items() if before.variables.get(name) != value}
     for grant in held:
-        for name in change.changed:
-            if name in (grant.code or {}) and change.after.active[name].function.source != _source(change.before, name):
-                raise _refused(grant, name)
+        for name in grant.code or {}:
+            if name in change.changed:
+                _check_same(grant, before.active[name].function, after.active[name].function)
+            if read := moved & _variables(before.active[name].function):
+                raise _steered(grant, name, f"another value of the variable {min(read)}")
 
 
-def _source(state: State, name: str) -> str:
-    return state.active[name].function.source
+def _check_same(grant: Grant, old: Function, new: Function) -> None:
+    """Raises SecretNotGranted."""
+    if old.source != new.source:
+        raise _refused(grant, new.name)
+    for what in ("packages", "network"):
+        if getattr(old, what) != getattr(new, what):
+            raise _steered(grant, new.name, f"a change of `{what}`")
+
+
+def _variables(function: Function) -> set[str]:
+    """Return the names of variables that a function may read: a value could send its secret somewhere else."""
+    return {*function.env, *_WORD.findall(function.source)}
 
 
 def _refusal(store: GrantStore, grant: Grant, change: RegistrationChange) -> SecretNotGranted:
@@ -265,6 +290,13 @@ def _refusal(store: GrantStore, grant: Grant, change: RegistrationChange) -> Sec
 def _refused(grant: Grant, name: str) -> SecretNotGranted:
     who = f"{grant.function} has" if name == grant.function else f"{grant.function}, which imports {name}, has"
     return not_granted(f"{who} the secret {grant.secret}: another source of {name} needs a new grant.", grant)
+
+
+def _steered(grant: Grant, name: str, what: str) -> SecretNotGranted:
+    detail = f"{name} runs with the secret {grant.secret}: {what} could send it somewhere else."
+    hint = "An admin or a key with the scope secrets:grant can send this request."
+    secrets, scopes = [grant.secret], ["secrets:grant"]
+    return SecretNotGranted(detail, hint=hint, function=grant.function, secrets=secrets, scopes=scopes)
 
 
 def not_granted(detail: str, grant: Grant) -> SecretNotGranted:

@@ -154,6 +154,43 @@ def test_code_that_would_run_with_a_secret_comes_from_those_who_may_grant_it(
     assert admitted(grants, replace(change, before=after, after=after)) == []
 
 
+DYNAMIC = "import importlib\n\ndef order():\n    return importlib.import_module('aigbb_functions').helper()\n"
+READER = replace(function("reader", "import os; os.environ['SHOP_URL']", "KEY"), uses=(), env=("REGION",))
+OTHER = replace(function("other"), uses=(), env=("SHOP_URL", "REGION", "FREE"))
+
+
+def test_what_is_imported_by_a_string_is_part_of_the_code() -> None:
+    order = replace(ORDER, source=DYNAMIC, uses=())
+    assert code_of("order", [order, HELPER, EVIL]).keys() == {"order", "helper"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "env", "why"),
+    [
+        ([READER], {"REGION": "there"}, "reader runs with the secret KEY: another value of the variable REGION"),
+        ([OTHER], {"SHOP_URL": "https://elsewhere.example"}, "another value of the variable SHOP_URL"),
+        ([replace(READER, network=True)], {}, "a change of `network`"),
+        ([replace(READER, packages=("six==1.17.0",))], {}, "a change of `packages`"),
+        ([OTHER], {"FREE": "any"}, None),
+        ([replace(READER, tags=("new",))], {"REGION": "here"}, None),
+    ],
+)
+def test_what_steers_code_that_has_a_secret_comes_from_those_who_may_grant_it(
+    tmp_path: Path, changed: list[Function], env: dict[str, str], why: str | None
+) -> None:
+    before = replace(state_of(READER), variables={"REGION": "here"})
+    after = before.with_changes([Version(f, 2, "") for f in changed], (), env)
+    change = RegistrationChange(before, after, [f.name for f in changed], AUTHOR)
+    with GrantStore.open(tmp_path / "registry.sqlite3") as store:
+        store.reconcile(before)
+        assert admitted(store, replace(change, caller=GRANTER)) == []
+        if why is None:
+            assert admitted(store, change) == []
+        else:
+            with pytest.raises(SecretNotGranted, match=why):
+                admitted(store, change)
+
+
 def test_what_runs_with_no_secret_comes_from_anybody(grants: GrantStore) -> None:
     before = state_of(ORDER, HELPER)
     after = before.with_changes([Version(f, 2, "") for f in (EVIL, replace(ORDER, description="new"))], (), {})

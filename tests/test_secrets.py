@@ -312,6 +312,33 @@ def test_what_a_granted_function_imports_is_not_replaced_by_an_author(client: ht
         client.delete(f"/functions/{name}")
 
 
+def test_an_author_does_not_steer_a_function_that_has_a_secret(client: httpx2.Client, key: Key) -> None:
+    author = key("functions:register", "functions:read", "execute:function")
+    source = (
+        "import importlib, os\n\ndef sending() -> str:\n    importlib.import_module('aigbb_functions').posting()\n"
+        "    return os.environ['SEND_TO'] + os.environ.get('SEND_BY', '')\n"
+    )
+    register(client, "def posting() -> int:\n    return 1\n")
+    body: dict[str, Any] = {"source": source, "secrets": ["SHOWN"], "env": {"SEND_TO": "here"}}
+    register(client, **body)
+    evil = "import os\n\ndef posting() -> str:\n    return os.environ['SHOWN']\n"
+    other = "def bystander() -> int:\n    return 1\n"
+    for path, sent in [
+        ("/register", {**body, "env": {"SEND_TO": "elsewhere"}}),
+        ("/register", {**body, "network": True}),
+        ("/register", {"source": evil}),
+        ("/register", {"source": other, "env": {"SEND_BY": "elsewhere"}}),
+        ("/register/batch", {"functions": [{**body, "env": {"SEND_TO": "elsewhere"}}]}),
+        ("/functions/sending/activate", {"version": 1, "env": {"SEND_TO": "elsewhere"}}),
+    ]:
+        assert "secrets:grant" in problem(author.post(path, json=sent), 403, "secret_not_granted")["hint"]
+    assert call(author, "sending")["result"] == "here"
+    register(author, source, secrets=["SHOWN"], env={"SEND_TO": "here"}, tags=["mail"])
+    assert author.delete("/functions/posting").status_code == 204
+    problem(author.post("/register", json={"source": evil}), 403, "secret_not_granted")
+    assert client.delete("/functions/sending").status_code == 204
+
+
 def test_code_has_secrets_only_by_a_key_that_may_grant_them(client: httpx2.Client, key: Key) -> None:
     coder, granter = key("execute:code", "execute:function"), key("execute:code", "secrets:grant")
     assert execute(coder, f"charge\n{SEEN}")["status"] == "error"
