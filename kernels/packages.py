@@ -5,7 +5,6 @@ A caller's text never reaches uv: it is parsed here, and what is passed on is wr
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import platform
 import re
@@ -42,6 +41,7 @@ from kernels.errors import (
 )
 from kernels.home import on_disk
 from kernels.progress import Report, Step
+from kernels.suggestions import suggestions
 
 MAX_LINES = 100
 MAX_LINE = 200
@@ -364,5 +364,5 @@ def _classify(text: str, asked: list[dict[str, object]]) -> ResolveError:
 
 def _suggest(name: str) -> list[str]:
     known: dict[str, str] = {canonicalize_name(k): v for k, v in DISTRIBUTION_OF.items()}
-    near = difflib.get_close_matches(name, [*_POPULAR, *DISTRIBUTION_OF.values()], n=3, cutoff=0.8)
+    near = suggestions(name, [*_POPULAR, *DISTRIBUTION_OF.values()], 3, 0.8)
     return list(dict.fromkeys([*([known[name]] if name in known else []), *near]))

@@ -16,7 +16,7 @@ from weakref import WeakSet
 import structlog
 import zmq.asyncio
 
-from kernels.admission import Admission, seconds_for
+from kernels.admission import ANYBODY, Admission, Owner, Places, seconds_for
 from kernels.clock import SteadyClock
 from kernels.endings import Death
 from kernels.errors import PoolExhausted, SessionBusy, SessionExists, SessionNotFound, ShuttingDown
@@ -83,7 +83,7 @@ class _Session:
     used: float
     began: float
     pinned: bool = False  # to the functions that its kernel had first
-    owner: str = ""
+    owner: Owner = ANYBODY
     executions: int = 0
     users: int = 0
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -115,7 +115,7 @@ class Pool:
         stock = Stock(limits.spares, max(limits.spares, limits.max_spares), limits.unneeded_seconds, limits.max_age)
         self._spares = Spares(stock, self._make_spare, self._is_clean, lambda: self.forks.ready, self._spawn)
         self._sessions: dict[str, _Session] = {}
-        self._opening = 0
+        self._opened = Places(limits.sessions, reserve=True)  # or being opened
         self._tasks: set[asyncio.Task[Any]] = set()
         self._starts: set[asyncio.Task[Kernel]] = set()
         self._kernels: WeakSet[Kernel] = WeakSet()  # all that were started; one that runs is held by the loop
@@ -179,16 +179,16 @@ class Pool:
         timeout: float,
         max_output: int,
         launch: Launch | None = None,
-        caller: str = "",
+        caller: Owner = ANYBODY,
         reached: Reached = lambda _: None,
     ) -> AsyncGenerator[tuple[Kernel, Output]]:
         """Do a task on a clean kernel, or in a session; yields each item with the kernel that it ran on.
-        launch: a clean kernel of another generation than the one that serves. caller: who shares a line with
-        whom when it is full; a session has its own. reached is told how far it has come. Raises PoolExhausted,
-        SessionNotFound, KernelStartFailed. Closing the generator frees the kernel.
+        launch: a clean kernel of another generation than the one that serves. caller: whose share and, but in a
+        session, whose line it is in. reached is told how far it has come. Raises PoolExhausted, SessionNotFound,
+        KernelStartFailed. Closing the generator frees the kernel.
         """
         if session is not None:
-            return self._run_in(self._find(session), task, timeout, max_output, reached)
+            return self._run_in(self._find(session), caller, task, timeout, max_output, reached)
         return self._run_clean(launch, caller, task, timeout, max_output, reached)
 
     def roll_over(self) -> None:
@@ -222,27 +222,23 @@ class Pool:
 
     # -- sessions
 
-    async def open_session(self, identity: str | None = None, *, pinned: bool = False, owner: str = "") -> SessionInfo:
+    async def open_session(self, identity: str = "", *, pinned: bool = False, owner: Owner = ANYBODY) -> SessionInfo:
         """A new session on a clean kernel. pinned: it keeps the functions that serve now. owner: who opened it.
         Raises SessionExists, PoolExhausted, KernelStartFailed.
         """
-        identity = identity or uuid4().hex[:12]
-        if identity in self._sessions:
+        if (identity := identity or uuid4().hex[:12]) in self._sessions:
             raise SessionExists(f"There is a session {identity!r} already.")
-        if len(self._sessions) + self._opening >= self.limits.sessions:
+        if not self._opened.has_room(owner):
             raise PoolExhausted(
-                f"{self.limits.sessions} sessions are open, and more are not allowed.",
+                f"{self._opened.told(owner)} sessions are open, and more are not allowed.",
                 hint="Delete one with DELETE /sessions/{id}, or wait until an idle one expires.",
                 retry_after=30,
             )
-        self._opening += 1
-        try:
+        with self._opened.kept(owner):
             kernel = await self._take()
-        finally:
-            self._opening -= 1
-        if identity in self._sessions:
-            self._spawn(kernel.stop())
-            raise SessionExists(f"There is a session {identity!r} already.")
+            if identity in self._sessions:
+                self._spawn(kernel.stop())
+                raise SessionExists(f"There is a session {identity!r} already.")
         self._sessions[identity] = _Session(identity, kernel, (now := self._clock.now()), now, now, pinned, owner)
         if pinned:
             kernel.prepare(pinned=True)
@@ -255,12 +251,12 @@ class Pool:
 
     def owner_of(self, identity: str) -> str:
         """Who opened a session. Raises SessionNotFound."""
-        return self._find(identity).owner
+        return self._find(identity).owner.name
 
     async def close_session(self, identity: str) -> None:
         """End a session and its kernel; code that runs in it dies. Raises SessionNotFound."""
         session = self._find(identity)
-        del self._sessions[identity]
+        self._drop(session)
         await self._end(session.kernel)
 
     async def interrupt_session(self, identity: str) -> None:
@@ -281,9 +277,9 @@ class Pool:
     # -- inside
 
     async def _run_clean(
-        self, launch: Launch | None, caller: str, task: Task, timeout: float, max_output: int, reached: Reached
+        self, launch: Launch | None, caller: Owner, task: Task, timeout: float, max_output: int, reached: Reached
     ) -> AsyncGenerator[tuple[Kernel, Output]]:
-        async with self.admission.admitted(f"caller {caller}"):
+        async with self.admission.admitted("clean", caller):
             reached(None)
             kernel = await (self._take() if launch is None else self._start(launch))
             try:
@@ -295,10 +291,10 @@ class Pool:
                 self._spawn(kernel.stop())
 
     async def _run_in(
-        self, session: _Session, task: Task, timeout: float, max_output: int, reached: Reached
+        self, session: _Session, caller: Owner, task: Task, timeout: float, max_output: int, reached: Reached
     ) -> AsyncGenerator[tuple[Kernel, Output]]:
         # In this order: who waits for a session's turn takes nobody else's place.
-        async with self._turn(session), self.admission.admitted(f"session {session.id}"):
+        async with self._turn(session), self.admission.admitted(f"session {session.id}", caller):
             reached(None)
             lost = await self._revive(session)
             session.executions += 1
@@ -353,6 +349,10 @@ class Pool:
             kernel.prepare(pinned=True)
         self._spawn(old.stop())
 
+    def _drop(self, session: _Session) -> None:
+        del self._sessions[session.id]
+        self._opened.free(session.owner)
+
     def _check_open(self, session: _Session) -> None:
         if self._sessions.get(session.id) is not session:
             raise SessionNotFound(f"Session {session.id!r} has ended.")
@@ -403,7 +403,7 @@ class Pool:
             now = self._clock.now()
             for session in [s for s in self._sessions.values() if not s.users and self._ends(s) <= now]:
                 log.info("pool.session_expired", session=session.id)
-                del self._sessions[session.id]
+                self._drop(session)
                 self._spawn(session.kernel.stop())
             waits = [self.limits.idle_seconds if s.users else self._ends(s) - now for s in self._sessions.values()]
             self._changed.clear()
@@ -429,7 +429,7 @@ class Pool:
             session.kernel.state,
             session.executions,
             session.pinned,
-            session.owner,
+            session.owner.name,
             *map(self._clock.as_date, (session.created, session.used, self._ends(session))),
         )
 

@@ -218,7 +218,11 @@ async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     first = f"{listed[0]['field'] or 'body'}: {listed[0]['message']}"
     renamed = {one["field"]: one["suggestion"] for one in listed if "suggestion" in one}
     fix = {"rename": renamed} if renamed else None
-    return refused(errors.InvalidRequest(f"The request is not valid. {first}", fix=fix, errors=listed), request)
+    more = (
+        f" There are {len(found) - len(listed)} more errors, which are not listed." if len(found) > len(listed) else ""
+    )
+    detail = f"The request is not valid. {first}{more}"
+    return refused(errors.InvalidRequest(detail, fix=fix, errors=listed, errors_total=len(found)), request)
 
 
 _BY_STATUS: dict[int, Callable[[], AigbbError]] = {

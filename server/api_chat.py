@@ -10,9 +10,12 @@ from fastapi import Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from server import wire
+from server.callers import Caller
+from server.ceilings import check_ceilings
 from server.chat import is_of_tools, outcome
 from server.errors import AigbbError
 from server.routing import Here, Who, as_json, event_routes, routes, since, unless_gone
+from server.service import Service
 from server.turns import Event
 from server.wire_approvals import ApprovalAnswer, ApprovalsAnswer, DecideBody
 from server.wire_calls import RunToolsAnswer
@@ -31,7 +34,7 @@ router, events = routes(), event_routes()
 @events.post("/chat", response_class=EventSourceResponse)
 async def chat_events(body: ChatBody, request: Request, service: Here, caller: Who) -> AsyncIterable[ServerSentEvent]:
     """A turn as it goes; the last event is `done`, or `problem`."""
-    async for event in _events(service.chat.run(body.wish(), caller), request):
+    async for event in _events(_turn(body, service, caller), request):
         yield event
 
 
@@ -41,7 +44,7 @@ async def chat(body: ChatBody, request: Request, service: Here, caller: Who) -> 
 
     Ask for `text/event-stream` to see it happen.
     """
-    return await _whole(service.chat.run(body.wish(), caller), request)
+    return await _whole(_turn(body, service, caller), request)
 
 
 @router.get("/conversations", tags=["chat"], summary="List conversations")
@@ -104,6 +107,14 @@ async def decide(identity: str, body: DecideBody, request: Request, service: Her
         turn = await unless_gone(request, service.chat.decide_tools(approval, body.all(), caller))
         return as_json(RunToolsAnswer.of(turn))
     return await _whole(service.chat.decide(approval, body.all(), caller, body.place()), request)
+
+
+async def _turn(body: ChatBody, service: Service, caller: Caller) -> AsyncGenerator[Event]:
+    """The turn that a body asks for. Raises InvalidRequest for a number over its limit."""
+    check_ceilings(service.settings, dict(body))
+    async with aclosing(service.chat.run(body.wish(), caller)) as events:
+        async for event in events:
+            yield event
 
 
 async def _events(turn: AsyncGenerator[Event], request: Request) -> AsyncIterable[ServerSentEvent]:

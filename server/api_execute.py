@@ -10,6 +10,7 @@ from fastapi import Body, Query, Request, Response
 from pydantic import BeforeValidator, TypeAdapter
 
 from server import wire
+from server.ceilings import check_ceilings
 from server.replying import LATER, PREFERS, reply, reply_with_events
 from server.results import BYTES, KINDS
 from server.routing import Here, QuickRoute, Who, event_routes, routes, since, unless_gone
@@ -26,6 +27,7 @@ router, events = routes(), event_routes()
 @events.post("/execute")
 async def execute_events(body: wire.ExecuteBody, request: Request, service: Here, caller: Who) -> Response:
     """Items as they happen; the last event is `done`."""
+    check_ceilings(service.settings, {"timeout": body.timeout})
     return await reply_with_events(request, service, Running(caller, body.session), partial(_executed, service, body))
 
 
@@ -42,6 +44,7 @@ async def execute(body: wire.ExecuteBody, request: Request, service: Here, calle
 
     Ask for `text/event-stream` to get the items as they happen; with `Prefer: respond-async`, it goes on by itself.
     """
+    check_ceilings(service.settings, {"timeout": body.timeout})
     return await reply(request, service, Running(caller, body.session), partial(_executed, service, body))
 
 
@@ -63,7 +66,10 @@ async def _executed(service: Service, body: wire.ExecuteBody, running: Running) 
 Arguments = Annotated[dict[str, Any], BeforeValidator(wire.checked), Body(description="The arguments, by name")]
 _ARGUMENTS: TypeAdapter[dict[str, Any]] = TypeAdapter(Arguments)
 Session = Annotated[str | None, Query(description="A session's id; without one, the call gets a clean kernel")]
-Timeout = Annotated[float | None, Query(gt=0, allow_inf_nan=False, description="Seconds; default AIGBB_TIMEOUT")]
+Timeout = Annotated[
+    float | None,
+    Query(gt=0, allow_inf_nan=False, description=wire.TIMEOUT),
+]
 
 
 class CallRoute(QuickRoute):
@@ -90,6 +96,7 @@ async def call(
 
     Arguments are checked against the function's types first; wrong ones answer 422 and do not run it.
     """
+    check_ceilings(service.settings, {"timeout": timeout})
 
     async def work(running: Running) -> CallAnswer:
         return CallAnswer.of(await service.calls.call(running, name, arguments, timeout=timeout), session)
@@ -110,6 +117,7 @@ async def run_tools(body: RunToolsBody, request: Request, service: Here, caller:
     Calls of functions that only read run side by side, all others one after the other, and not before a person has
     decided: see `approval`. What goes wrong in a call is its message's content, for the model to act on.
     """
+    check_ceilings(service.settings, {"timeout": body.timeout})
     work = service.chat.run_tools(body.calls(), body.forms(), body.terms(), caller)
     return RunToolsAnswer.of(await unless_gone(request, work))
 

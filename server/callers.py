@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from kernels.admission import Owner
 from server.errors import Forbidden
 
 Scope = Literal[
@@ -54,6 +55,11 @@ class Caller:
     admin: bool = True
     scopes: frozenset[str] = frozenset()
     reach: Reach = EVERYTHING
+
+    @property
+    def owner(self) -> Owner:
+        """Whose kernels and sessions are the caller's, to the pool."""
+        return Owner(self.key, self.admin)
 
     def sees(self, owner: str) -> bool:
         """Whether what `owner`, the id of a key, has made may be seen and stopped."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from kernels.suggestions import suggestions
 from server.errors import FunctionNotFound
 from server.operations import components, operations
 from server.registry import Version
@@ -30,7 +30,7 @@ class Catalog:
         known = {v.function.name for v in self.versions}
         for name in names:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=3, cutoff=0.7)
+                near = suggestions(name, known, 3, 0.7)
                 fix = {"names": near[0]} if near else None
                 raise FunctionNotFound(f"There is no function {name[:80]!r}.", fix=fix, suggestions=near)
         chosen = [v for v in self.versions if not names or v.function.name in names]

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections import Counter
 from collections.abc import Iterator
 
 from kernels.messages import clean
 from server.functions import Function
+
+# Pairs of equal lines up to which the lines are compared; that is a source of some thousand lines.
+MAX_PAIRS = 200_000
 
 
 def source_diff(old: Function, new: Function, old_label: str, new_label: str) -> str:
@@ -16,8 +20,26 @@ def source_diff(old: Function, new: Function, old_label: str, new_label: str) ->
     Before the diff proper, which `patch` can apply, stand lines such as `+# packages: six` for the rest of what an
     author gives and for what has changed of it.
     """
-    lines = difflib.unified_diff(_lines(old.source), _lines(new.source), old_label, new_label)
-    return clean("".join(_about(old, new)) + "".join(map(_closed, lines)))
+    before, after = _lines(old.source), _lines(new.source)
+    compare = _replaced if _pairs(before, after) > MAX_PAIRS else difflib.unified_diff
+    return clean("".join(_about(old, new)) + "".join(map(_closed, compare(before, after, old_label, new_label))))
+
+
+def _pairs(before: list[str], after: list[str]) -> int:
+    """How many pairs of equal lines there are, which difflib goes through again and again."""
+    counts = Counter(after)
+    return sum(counts[line] for line in before)
+
+
+def _replaced(before: list[str], after: list[str], old_label: str, new_label: str) -> Iterator[str]:
+    """One hunk that takes out all lines and puts in the new ones: as true, and made in linear time."""
+    if before == after:
+        return
+    yield f"--- {old_label}\n"
+    yield f"+++ {new_label}\n"
+    yield f"@@ -1,{len(before)} +1,{len(after)} @@\n"
+    yield from (f"-{line}" for line in before)
+    yield from (f"+{line}" for line in after)
 
 
 def _lines(source: str) -> list[str]:

@@ -127,7 +127,7 @@ class Executions:
             timeout=min(timeout or self._settings.timeout, self._settings.max_timeout),
             max_output=self._settings.max_output,
             launch=launch,
-            caller=running.caller.key,
+            caller=running.caller.owner,
             reached=running.reached,
         )
         outcome = LEFT

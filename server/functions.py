@@ -6,7 +6,6 @@ Nothing here runs a function's source; it is read by a child process (`server.re
 from __future__ import annotations
 
 import builtins
-import difflib
 import hashlib
 import json
 import keyword
@@ -26,6 +25,7 @@ from kernels.errors import AigbbError, InvalidRequirement, PythonVersionMismatch
 from kernels.messages import clean
 from kernels.packages import applies, parse_requirements
 from kernels.sandbox import Child
+from kernels.suggestions import suggestions
 from server import schemas
 from server.errors import (
     InvalidBound,
@@ -319,7 +319,7 @@ def _check_bound(draft: Draft, definition: Mapping[str, Any]) -> None:
     names = [p["name"] for p in definition["parameters"]] if declared is None else list(declared.get("properties", {}))
     for name in draft.bound:
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
+            near = suggestions(name, names)
             fix = {"rename": {name[:80]: near[0]}} if near else None
             raise InvalidBound(f"{name[:80]!r} is bound, but is no parameter.", fix=fix, parameters=names)
 
@@ -378,7 +378,7 @@ def _choose(facts: Mapping[str, Any], name: str | None) -> dict[str, Any]:
             hint="Say which one is meant in `name`, or give the others a leading underscore.",
             candidates=candidates,
         )
-    near = difflib.get_close_matches(name, public, n=1) or (public if len(public) == 1 else [])
+    near = suggestions(name, public) or (public if len(public) == 1 else [])
     fix = {"name": near[0]} if near else None
     raise NoSuchDefinition(f"The source defines no function {name!r}.", fix=fix, candidates=candidates)
 

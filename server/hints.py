@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from typing import Any
 
 from kernels.outputs import Error
 from kernels.packages import DISTRIBUTION_OF
+from kernels.suggestions import suggestions
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def hint_for(error: Error | None, signatures: Mapping[str, str]) -> Hint | None:
 
 def _misspelt(error: Error, signatures: Mapping[str, str]) -> Hint | None:
     match = re.match(r"name '(\w+)' is not defined", error.evalue)
-    near = difflib.get_close_matches(match[1], signatures, n=1, cutoff=0.7) if match else []
+    near = suggestions(match[1], signatures, 1, 0.7) if match else []
     return Hint(f"Did you mean the function {near[0]!r}?", {"replace": {match[1]: near[0]}}) if match and near else None
 
 

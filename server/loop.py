@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import Any
 
+from kernels.suggestions import suggestions
 from server.batch import Batch, Hooks, Terms
 from server.calls import Calls, ToolResult
 from server.catalog import Catalog
@@ -268,7 +268,7 @@ class Loop:
         return sum(len(each.results) for each in self._rounds)
 
     def _unknown(self, call: ToolCall) -> ToolResult:
-        near = get_close_matches(call.name, self._offer.callable, n=1)
+        near = suggestions(call.name, self._offer.callable)
         detail = f"There is no tool {call.name[:80]!r}.{f' Did you mean {near[0]!r}?' if near else ''}"
         return _told(call, "unknown_function", detail, f"The tools are: {', '.join(sorted(self._offered))}.")
 

@@ -31,7 +31,7 @@ _PARAMETERS: tuple[Mapping[str, Any], ...] = (
     {
         "name": "timeout",
         "in": "query",
-        "description": "Seconds that the call may take",
+        "description": "Seconds that the call may take, at most AIGBB_MAX_TIMEOUT",
         "schema": {"type": "number", "exclusiveMinimum": 0},
     },
     PREFER,

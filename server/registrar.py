@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -14,6 +13,7 @@ from kernels.errors import AigbbError, InsufficientStorage
 from kernels.pool import LATER
 from kernels.progress import Report
 from kernels.standby import Standby
+from kernels.suggestions import suggestions
 from server.callers import Caller
 from server.changing import Applied, Change, Changer, Clock, Serving
 from server.errors import FunctionNotFound, MissingEnv, NameClash, StaleVersion, UnknownVersion
@@ -372,7 +372,7 @@ def _all_or_raise(found: Sequence[Parsed | AigbbError], names: Sequence[str | No
 def find(active: Mapping[str, Version], name: str) -> Version:
     """One of these versions. Raises FunctionNotFound, with the names that are near."""
     if (version := active.get(name)) is None:
-        near = difflib.get_close_matches(name, active, n=3, cutoff=0.7)
+        near = suggestions(name, active, 3, 0.7)
         meant = f" Did you mean {near[0]!r}?" if near else ""
         fix = {"name": near[0]} if near else None
         raise FunctionNotFound(f"There is no function {name[:80]!r}.{meant}", fix=fix, suggestions=near)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -12,6 +11,7 @@ from urllib.parse import unquote
 
 import jsonschema_rs
 
+from kernels.suggestions import suggestions
 from server.errors import InvalidSchema
 
 MAX_SIZE = 64 * 1024
@@ -392,7 +392,7 @@ def _read(error: jsonschema_rs.ValidationError, missing: list[str]) -> Iterator[
         yield _entry(path[0], ".".join(path[1:]), "is required", kind.name)
     elif not path and isinstance(kind, _UNEXPECTED):
         for name in kind.unexpected[:MAX_ERRORS]:
-            near = difflib.get_close_matches(name[:MAX_NAME], missing, 1)
+            near = suggestions(name, missing)
             suggestion = {"suggestion": near[0]} if near else {}
             yield _entry(name[:MAX_NAME], "", "is not a parameter", kind.name) | suggestion
     else:

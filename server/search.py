@@ -5,7 +5,6 @@ Calls compute for some milliseconds and may wait for each other: callers on an e
 
 from __future__ import annotations
 
-import difflib
 import re
 import sqlite3
 import threading
@@ -15,6 +14,7 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
+from kernels.suggestions import suggestions
 from server.functions import Function
 from server.registry import Version
 
@@ -94,7 +94,7 @@ class Index:
         return self._words[start : min(end, start + _MAX_BEGINNINGS)]
 
     def _near(self, word: str) -> Sequence[str]:
-        return [word, *difflib.get_close_matches(word, self._words, n=3, cutoff=0.7)]
+        return [word, *suggestions(word, self._words, 3, 0.7)]
 
     def _matching(self, alternatives: Iterable[Sequence[str]], joined: str) -> list[int]:
         """Row numbers, best first, for one of the alternatives of each word. Words are words: nothing to escape."""

@@ -15,7 +15,7 @@ class Sessions:
 
     async def open(self, identity: str | None, caller: Caller, *, pinned: bool = False) -> SessionInfo:
         """A new one. Raises as `Pool.open_session`."""
-        return await self._pool.open_session(identity, pinned=pinned, owner=caller.key)
+        return await self._pool.open_session(identity or "", pinned=pinned, owner=caller.owner)
 
     def listed(self, caller: Caller) -> list[SessionInfo]:
         """Those that the caller sees, oldest first."""

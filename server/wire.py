@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
+from itertools import islice
 from typing import Annotated, Any
 
 from fastapi.sse import ServerSentEvent
@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse
 from kernels.endings import Reason
 from kernels.outputs import Display, Done, Error, Execution, Result, Status, Stream
 from kernels.progress import Step
+from kernels.suggestions import suggestions
 from server.errors import AigbbError
 from server.hints import hint_for
 from server.running import Running
@@ -58,6 +59,9 @@ def checked(value: Any, depth: int = MAX_DEPTH) -> Any:
     return value
 
 
+# What OpenAPI says of the field `timeout`.
+TIMEOUT = "Seconds; default AIGBB_TIMEOUT, at most AIGBB_MAX_TIMEOUT"
+
 # A version's number, or a line's id: as large as JSON can say for certain.
 Number = Annotated[int, Field(ge=1, le=2**53 - 1)]
 
@@ -80,7 +84,7 @@ class ExecuteBody(Body):
     session: Annotated[str | None, Field(description="A session's id; without one, the code gets a clean kernel")] = (
         None
     )
-    timeout: Annotated[float | None, Field(gt=0, description="Seconds; default AIGBB_TIMEOUT")] = None
+    timeout: Annotated[float | None, Field(gt=0, description=TIMEOUT)] = None
 
 
 class SessionBody(Body):
@@ -328,29 +332,42 @@ def step_event(step: Step, elapsed_ms: float) -> ServerSentEvent:
     )
 
 
-def validation_errors(errors: Iterable[Mapping[str, Any]], known: Collection[str]) -> list[dict[str, Any]]:
-    """What is wrong with a body, one entry a field, unknown ones first: they are often misspelt.
+# Entries in a list of what is wrong with a request, and characters of a field's name in it.
+MAX_ERRORS = 20
+MAX_FIELD = 200
+MAX_MESSAGE = 2_000
 
-    known are the fields that there are. Never what was sent: it may hold a secret.
+
+def validation_errors(errors: Iterable[Mapping[str, Any]], known: Collection[str]) -> list[dict[str, Any]]:
+    """List what is wrong with a body, one entry per field and at most 20, unknown fields first.
+
+    Unknown fields are often misspelt, so they have suggestions. known are the fields that there are. An entry never
+    holds a value of the request, which may be a secret.
     """
-    found = [
-        {"field": ".".join(map(str, error["loc"][1:])), "message": _in_words(error), "type": error["type"]}
-        for error in errors
-    ]
-    missing = [one["field"] for one in found if one["type"] == "missing"]
-    for one in found:
-        if one["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(one["field"], [*missing, *known], n=1)
-            one["message"] = f"Unknown field{f', did you mean {near[0]!r}?' if near else ''}"
-            one.update({"suggestion": near[0]} if near else {})
-    return sorted(found, key=lambda one: one["type"] != "extra_forbidden")
+    ordered = sorted(errors, key=lambda error: error["type"] != "extra_forbidden")
+    missing = [_field(error) for error in islice((e for e in ordered if e["type"] == "missing"), MAX_ERRORS)]
+    return [_listed(error, [*missing, *known]) for error in ordered[:MAX_ERRORS]]
+
+
+def _listed(error: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    entry = {"field": _field(error), "message": _in_words(error), "type": error["type"]}
+    if error["type"] == "extra_forbidden":
+        near = suggestions(entry["field"], names)
+        entry["message"] = f"Unknown field{f', did you mean {near[0]!r}?' if near else ''}"
+        entry.update({"suggestion": near[0]} if near else {})
+    return entry
+
+
+def _field(error: Mapping[str, Any]) -> str:
+    """A field as a dotted path, cut to a bounded length."""
+    return ".".join(str(step)[:MAX_FIELD] for step in error["loc"][1:])[:MAX_FIELD]
 
 
 def _in_words(error: Mapping[str, Any]) -> str:
     """pydantic's message, in JSON's words."""
     if error["type"] == "dict_type":
         return "Input should be a JSON object"
-    return str(error["msg"]).removeprefix("Value error, ")
+    return str(error["msg"]).removeprefix("Value error, ")[:MAX_MESSAGE]
 
 
 def fields_of(*bodies: type[Body]) -> list[str]:

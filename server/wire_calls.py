@@ -87,7 +87,7 @@ class RunToolsBody(Body):
     tool_calls: Annotated[list[FunctionCallBody | ToolCallBody], Field(max_length=128)]
     bound: Annotated[dict[str, Any], Field(description="Values of bound parameters, by name")] = {}
     session: Annotated[str | None, Field(description="A session's id; all calls then run one after the other")] = None
-    timeout: Annotated[float | None, Field(gt=0, description="Seconds for each call")] = None
+    timeout: Annotated[float | None, Field(gt=0, description="Seconds for each call; at most AIGBB_MAX_TIMEOUT")] = None
     confirm: Confirm = None
     approved: Approved = []
 

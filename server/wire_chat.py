@@ -91,7 +91,7 @@ class ChatBody(Body):
     ] = "final_answer"
     session: Annotated[str | None, Field(description="A session's id: calls share its variables")] = None
     bound: Annotated[dict[str, Any], Field(description="Values of bound parameters, by name")] = {}
-    timeout: Annotated[float | None, Field(gt=0, description="Seconds for each call")] = None
+    timeout: Annotated[float | None, Field(gt=0, description="Seconds for each call; at most AIGBB_MAX_TIMEOUT")] = None
     options: Annotated[
         dict[str, Any], Field(description="For the model, as they are: temperature, max_tokens and their like")
     ] = {}

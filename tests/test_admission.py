@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 
-from kernels.admission import Admission, seconds_for
+from kernels.admission import Admission, Owner, seconds_for, share_of
 from kernels.errors import PoolExhausted
 from tests.waiting import until
 
@@ -178,3 +179,59 @@ async def test_who_is_refused_is_told_what_the_last_executions_took() -> None:
             await admission._enter("")
         assert refused.value.extra["retry_after"] == 8
     assert admission.held < 7.5, "it follows what is measured"
+
+
+# -- shares
+
+
+@pytest.mark.parametrize(("places", "share"), [(0, 0), (1, 1), (2, 1), (4, 3), (16, 12), (64, 48)])
+def test_the_share_of_one_owner(places: int, share: int) -> None:
+    assert share_of(places) == share
+
+
+async def test_no_owner_takes_all_places_and_an_unlimited_one_always_gets_one() -> None:
+    admission = Admission(4, 4)
+    ann, bob, admin = Owner("ann", unlimited=False), Owner("bob", unlimited=False), Owner("admin")
+    inside, go_on = list[str](), asyncio.Event()
+
+    async def enter(owner: Owner) -> None:
+        async with admission.admitted("clean", owner):
+            inside.append(owner.name)
+            await go_on.wait()
+
+    def has(load: tuple[int, int]) -> bool:
+        return admission.load == load
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(6):
+            group.create_task(enter(ann))
+            await until(partial(has, (min(number + 1, 3), max(0, number - 2))))
+        assert admission.load == (3, 3), "a place is left for others"
+        with pytest.raises(PoolExhausted, match="share of one key"):
+            await admission._enter("clean", ann)
+        for owner, load in ((bob, (4, 3)), (bob, (4, 4)), (admin, (5, 4))):
+            group.create_task(enter(owner))
+            await until(partial(has, load))
+        for owner in (bob, admin):
+            with pytest.raises(PoolExhausted):
+                await admission._enter("clean", owner)
+        go_on.set()
+    assert admission.load == (0, 0)
+    assert sorted(inside) == ["admin"] + ["ann"] * 6 + ["bob"] * 2
+
+
+async def test_whoever_waits_for_the_share_of_an_owner_is_in_nobody_elses_way() -> None:
+    admission, order = Admission(2, 8), list[str]()
+    ann, bob = Owner("ann", unlimited=False), Owner("bob", unlimited=False)
+
+    async def enter(owner: Owner) -> None:
+        async with admission.admitted("clean", owner):
+            order.append(owner.name)
+
+    async with asyncio.TaskGroup() as group, admission.admitted("clean", ann):
+        group.create_task(enter(ann))
+        await until(lambda: admission.load == (1, 1))
+        await enter(bob)
+        assert order == ["bob"]
+    assert order == ["bob", "ann"]
+    assert admission.load == (0, 0)

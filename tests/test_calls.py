@@ -168,7 +168,7 @@ async def test_what_is_refused_is_told_first_and_is_no_barrier(service: Service,
 
 async def test_in_a_session_all_run_in_order(service: Service, tmp_path: Path) -> None:
     log = Log()
-    session = (await service.pool.open_session(None)).id
+    session = (await service.pool.open_session("")).id
     calls = [call("meets", folder=tmp_path, mine=name, other=name) for name in "abc"]
     found = await run(service, *calls, log=log, session=session)
     await service.pool.close_session(session)

@@ -259,7 +259,7 @@ async def test_cancelled_wherever_it_is(generation: Generation, home: Home, tmp_
             assert (running.kernel, running.run_ms) == (None, None)
         await until(lambda: pool.admission.load == (0, 0))
 
-        await pool.open_session("s", owner=ANN.key)
+        await pool.open_session("s", owner=ANN.owner)
         assert await end(await begin(executions, "x = 1; x", "s")) == ("ok", "1")
         running = await begin(executions, f"print('on', flush=True); {SLEEP}", "s")
         waits = await begin(executions, "x = 3", "s")
@@ -283,7 +283,7 @@ async def test_cancelled_wherever_it_is(generation: Generation, home: Home, tmp_
 
 async def test_who_cancels_too_late_disturbs_nobody(generation: Generation, home: Home, tmp_path: Path) -> None:
     async with executing(generation, home, tmp_path) as (executions, pool):
-        await pool.open_session("s", owner=ANN.key)
+        await pool.open_session("s", owner=ANN.owner)
         running, told = Running(ANN, "s", kept=True), asyncio.Event()
 
         async def work(running: Running) -> Execution:
@@ -306,7 +306,7 @@ async def test_cancelled_at_any_moment_it_ends_and_leaves_nothing(
     generation: Generation, home: Home, tmp_path: Path
 ) -> None:
     async with executing(generation, home, tmp_path, running=1) as (executions, pool):
-        await pool.open_session("s", owner=ANN.key)
+        await pool.open_session("s", owner=ANN.owner)
         states = list[str]()
         moments = [("s", n / 80) for n in range(20)] + [(None, n / 20) for n in range(8)]
         for session, seconds in moments:

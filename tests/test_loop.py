@@ -108,9 +108,14 @@ def test_calls_beyond_the_limit_are_not_run(ask: Ask) -> None:
     assert json.loads(told(found)[3])["error"] == "not_run"
 
 
-def test_a_request_cannot_widen_what_the_service_allows(ask: Ask) -> None:
-    found = ask(asks(*adds(8)), says("ok"), max_tool_calls=100)
-    assert [content for content in told(found) if "not_run" in content] == told(found)[6:]
+@pytest.mark.parametrize(("field", "most"), [("max_tool_calls", 6), ("timeout", 3600)])
+def test_a_request_cannot_widen_what_the_service_allows(client: httpx2.Client, field: str, most: int) -> None:
+    body = {"messages": [{"role": "user", "content": "x"}], field: most + 1}
+    told = problem(client.post("/chat", json=body), 422, "invalid_request")
+    assert (told["errors"][0]["field"], str(most) in told["detail"]) == (field, True)
+    assert "AIGBB_MAX_" in told["hint"]
+    with client.stream("POST", "/chat", json=body, headers={"Accept": "text/event-stream"}) as answer:
+        assert "invalid_request" in answer.read().decode()
 
 
 # -- without summing up

@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 import pytest
 
+from kernels.admission import Owner
 from kernels.errors import KernelStartFailed, PoolExhausted, SessionBusy, SessionExists, SessionNotFound, ShuttingDown
 from kernels.kernel import Kernel, Launch
 from kernels.outputs import Execution, Result, Stream, fold
@@ -179,7 +180,7 @@ async def test_sessions_and_callers_take_turns_with_who_has_many_waiting(launch:
 
         async def enter(name: str, session: str | None, caller: str = "") -> None:
             task = Task.code("1")
-            stream = pool.execute(task, session=session, timeout=60, max_output=999, caller=caller)
+            stream = pool.execute(task, session=session, timeout=60, max_output=999, caller=Owner(caller))
             async with aclosing(stream):
                 order.extend([name for _ in [await anext(stream)]])
 

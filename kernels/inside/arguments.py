@@ -3,12 +3,16 @@
 import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from pydantic import ValidationError
 
 MAX_MESSAGES = 5
 MAX_TEXT = 200
+# Parameters that are listed as wrong, and characters of a name that may have a near match.
+MAX_ENTRIES = 20
+MAX_NAME = 80
 
 # Where a value is in the arguments: keys and indexes, the parameter's name first.
 Place = tuple[str | int, ...]
@@ -42,11 +46,11 @@ def holds(value: Any, step: str | int) -> bool:
 
 
 def entries(wrong: Wrong, names: list[str]) -> list[dict[str, str]]:
-    """One entry for each parameter, in the order in which they were found wrong."""
+    """One entry for each parameter, at most 20, in the order in which they were found wrong."""
     grouped: dict[str, Wrong] = {}
     for place, error in wrong:
         grouped.setdefault(str(next(iter(place or error["loc"]), "")), []).append((place[1:], error))
-    return [entry(name, errors, names) for name, errors in grouped.items()]
+    return [entry(name, errors, names) for name, errors in islice(grouped.items(), MAX_ENTRIES)]
 
 
 def entry(name: str, errors: Wrong, names: list[str]) -> dict[str, str]:
@@ -58,9 +62,16 @@ def entry(name: str, errors: Wrong, names: list[str]) -> dict[str, str]:
         message += f"; and {len(lines) - MAX_MESSAGES} more"
     kind = str(errors[0][1]["type"])
     made = {"parameter": name[:MAX_TEXT], "path": dotted(shared), "message": message, "type": TYPES.get(kind, kind)}
-    if kind == "unexpected_keyword_argument" and (near := difflib.get_close_matches(name[:MAX_TEXT], names, 1)):
+    if kind == "unexpected_keyword_argument" and (near := suggestions(name, names)):
         made["suggestion"] = near[0]
     return made
+
+
+def suggestions(name: str, names: list[str]) -> list[str]:
+    """The nearest of some names; comparing takes time with the product of the lengths, so long ones have none."""
+    if len(name) > MAX_NAME:
+        return []
+    return difflib.get_close_matches(name, [each for each in names if len(each) <= MAX_NAME], 1)
 
 
 TYPES = {"missing_keyword_only_argument": "missing_argument", "unexpected_keyword_argument": "unexpected_argument"}

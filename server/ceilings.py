@@ -1,0 +1,35 @@
+"""Numbers in requests that a setting limits: one over the limit is refused, and never silently reduced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from server.errors import InvalidRequest
+from server.settings import Settings
+
+# The setting that limits each field.
+CEILINGS: Mapping[str, str] = {
+    "timeout": "max_timeout",
+    "max_rounds": "max_rounds",
+    "max_tool_calls": "max_calls",
+    "max_total_tokens": "max_tokens",
+    "total_timeout": "max_seconds",
+}
+
+
+def check_ceilings(settings: Settings, fields: Mapping[str, Any]) -> None:
+    """Raises InvalidRequest for a field over its limit. fields may hold others; None is not sent, or no limit."""
+    for field, setting in CEILINGS.items():
+        value, most = fields.get(field), getattr(settings, setting)
+        if value is not None and most is not None and value > most:
+            raise _over(field, most, f"AIGBB_{setting.upper()}")
+
+
+def _over(field: str, most: float, variable: str) -> InvalidRequest:
+    message = f"Input should be less than or equal to {most:g}, the value of {variable}"
+    return InvalidRequest(
+        f"The request is not valid. {field}: {message}.",
+        hint=f"Send at most {most:g} as `{field}`, or leave it out; {variable} sets the limit.",
+        errors=[{"field": field, "message": message, "type": "less_than_equal"}],
+    )
