@@ -180,7 +180,9 @@ async def test_sessions_and_callers_take_turns_with_who_has_many_waiting(launch:
 
         async def enter(name: str, session: str | None, caller: str = "") -> None:
             task = Task.code("1")
-            stream = pool.execute(task, session=session, timeout=60, max_output=999, caller=Owner(caller))
+            stream = pool.execute(
+                task, session=session, timeout=60, max_output=999, caller=Owner(caller, unlimited=False)
+            )
             async with aclosing(stream):
                 order.extend([name for _ in [await anext(stream)]])
 
