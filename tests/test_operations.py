@@ -118,7 +118,7 @@ def test_an_operation_in_full() -> None:
                     {
                         "name": "timeout",
                         "in": "query",
-                        "description": "Seconds that the call may take",
+                        "description": "Seconds that the call may take, at most AIGBB_MAX_TIMEOUT",
                         "schema": {"type": "number", "exclusiveMinimum": 0},
                     },
                     PREFER,
