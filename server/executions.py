@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, Self
 
@@ -149,7 +150,8 @@ class Executions:
     def _note(self, task: Task, caller: Caller, versions: Sequence[Version], event: Executed) -> None:
         """Who ran what goes into the audit, which events do not say."""
         code = str(task.content["code"]) if event.kind == "execute" else None
-        self._audit(ran(caller, event, versions, code, keep=self._settings.audit_code))
+        line = ran(caller, event, versions, code, keep=self._settings.audit_code)
+        self._audit(replace(line, detail=self._secrets.scrub(line.detail)))
 
     async def _alone(self, running: Running, work: Callable[[Running], Awaitable[Any]]) -> None:
         with self.recorded(running):

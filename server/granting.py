@@ -80,6 +80,10 @@ class Secrets:
         """An execution's items without any secret that there is or was."""
         return self._vault.scrubber.stream(items) if self._vault.scrubber else items
 
+    def scrub(self, text: str | None) -> str | None:
+        """Return a text without any secret that there is or was."""
+        return self._vault.scrub(text) if text else text
+
     def _of_calls(self, versions: Sequence[Version]) -> tuple[set[str], Code]:
         names: set[str] = set()
         code: dict[str, str] = {}

@@ -186,7 +186,13 @@ def test_what_is_noted_is_written_when_the_service_ends(tmp_path: Path, cache: P
         with server.client() as client:
             client.headers["X-Request-ID"] = "the-last"
             execute(client, "40 + 2")
+            client.put("/secrets/TOLD", json={"value": "a-told-value"})
+            client.headers["X-Request-ID"] = "with-a-secret"
+            execute(client, "key = 'a-told-value'")
         server.stop()
         with sqlite3.connect(server.home / "audit.sqlite3") as database:
-            [kept] = database.execute("SELECT detail, outcome FROM audit WHERE request_id = 'the-last'")
+            sought = "SELECT detail, outcome FROM audit WHERE request_id = ?"
+            [kept] = database.execute(sought, ["the-last"])
+            [scrubbed] = database.execute(sought, ["with-a-secret"])
     assert kept == ("40 + 2", "ok")
+    assert scrubbed == ("key = '[secret TOLD]'", "ok")
