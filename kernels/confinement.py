@@ -1,12 +1,14 @@
 """What a child process may see and do: the profiles of confinement, and the command line that brings one about.
 
-`default` keeps the machine as the user has it, less what is the service's own. `hardened` starts from nothing.
-Both are made by bubblewrap around a process; what a process does to itself is in `inside/confine.py`.
+Both profiles show the system read-only, what a kernel needs of the service, and what the operator mounts. `hardened`
+takes the network away, and holds a kernel by more means. Both are made by bubblewrap around a process; what a
+process does to itself is in `inside/confine.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -17,7 +19,9 @@ from typing import Literal, Self
 
 from kernels.cgroups import Cgroups, Group, Quota
 from kernels.home import Home, on_disk
+from kernels.mounts import Exposure
 from kernels.seccomp import program
+from kernels.views import SMALL, View
 
 Profile = Literal["off", "default", "hardened"]
 
@@ -27,19 +31,9 @@ RULES = "AIGBB_RULES"
 # In a sandboxed kernel's environment until it looks: an open file that stands for the service's process.
 SERVICE = "AIGBB_SERVICE"
 MIB = 1024 * 1024
-# Bytes of `/tmp` in a hardened sandbox, which is memory.
-SMALL = 64 * MIB
 NOBODY = "65534"
-# What root keeps in the default profile: what it takes to read and write files as before, and no more.
-KEPT = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "NET_BIND_SERVICE")
-SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store")
-ETC = (
-    "alternatives", "ca-certificates", "fonts", "group", "hosts", "ld.so.cache", "ld.so.conf", "ld.so.conf.d",
-    "localtime", "mime.types", "nsswitch.conf", "passwd", "pki", "protocols", "resolv.conf", "services", "ssl",
-    "timezone",
-)  # fmt: skip
-# Graphics cards, which the default profile's small `/dev` would hide.
-DEVICES = ("nvidia*", "dri", "kfd")
+# The first version of Landlock that holds signals back.
+SIGNALS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +46,13 @@ class Bounds:
     processes: int = 256
     processors: float | None = None
 
-    def rlimits(self, *, grouped: bool) -> dict[str, int]:
-        """As resource limits, by name. grouped: memory is counted for a group, and no address space."""
+    def rlimits(self, *, grouped: bool, counted: bool) -> dict[str, int]:
+        """As resource limits, by name. grouped: memory is counted for a group, and no address space.
+
+        counted: its processes are counted apart from the user's others. Linux does not count those of root.
+        """
         found = {"RLIMIT_CORE": 0, "RLIMIT_FSIZE": self.file_size, "RLIMIT_NOFILE": self.files}
+        found |= {"RLIMIT_NPROC": self.processes} if counted else {}
         return found | ({"RLIMIT_AS": self.memory} if self.memory and not grouped else {})
 
 
@@ -103,19 +101,18 @@ class Gate:
 class Cage:
     """What one process, or a parent with its forks, is confined to. `Confinement` makes it; the default is nothing.
 
-    hidden is not to be seen, read and write are, though they be in a hidden folder; empty are folders of which it
-    has one of its own, in memory. watches: a kernel, which has to see whether the service is still there.
+    view: the files that it sees. landlock: the version that the machine has. nests: a parent whose forks enter
+    namespaces of their own. watches: a kernel, which has to see whether the service is still there.
     """
 
     profile: Profile = "off"
     bubblewrap: Path | None = None
-    hidden: tuple[Path, ...] = ()
-    read: tuple[Path, ...] = ()
-    write: tuple[Path, ...] = ()
-    empty: tuple[Path, ...] = ()
+    view: View = field(default_factory=View)
     network: bool = True
     bounds: Bounds = field(default_factory=Bounds)
     cgroups: Cgroups | None = None
+    landlock: int = 0
+    nests: bool = False
     watches: bool = False
 
     def group(self, *, kernels: int = 1) -> Group | None:
@@ -142,7 +139,7 @@ class Cage:
         if self.bubblewrap is None:
             yield Entered([str(part) for part in argv])
             return
-        wrapped = [str(self.bubblewrap), *self._namespaces(), *await asyncio.to_thread(self._files)]
+        wrapped = [str(self.bubblewrap), *self._namespaces(), *await asyncio.to_thread(self.view.arguments)]
         with self._service() as service:
             wrapped += [part for number in service for part in ("--setenv", SERVICE, str(number))]
             if self.profile != "hardened":
@@ -170,7 +167,7 @@ class Cage:
     async def _filtered(
         self, wrapped: list[str], argv: Sequence[str | Path], service: tuple[int, ...]
     ) -> AsyncIterator[Entered]:
-        descriptor, gate = await asyncio.to_thread(_filter), Gate() if self.cgroups else None
+        descriptor, gate = await asyncio.to_thread(_filter, nests=self.nests), Gate() if self.cgroups else None
         try:
             wrapped += ["--seccomp", str(descriptor)]
             doors = (gate.told[1], gate.waits[0]) if gate else ()
@@ -185,89 +182,68 @@ class Cage:
         """What a process is to apply to itself, for its environment; `own` are the folders that are its alone."""
         if self.profile == "off":
             return {}
-        rules: dict[str, object] = {
-            "limits": self.bounds.rlimits(grouped=self.cgroups is not None),
-            "wrapped": self.wraps,
-        }
+        limits = self.bounds.rlimits(grouped=self.cgroups is not None, counted=self.wraps and not self.nests)
+        rules: dict[str, object] = {"limits": limits, "wrapped": self.wraps}
+        rules["scoped"] = self.wraps and self.landlock >= SIGNALS
+        if self.wraps and own:
+            rules["namespaces"] = self._own_namespaces(own)
         if self.profile == "hardened" and own:
-            read = [*SYSTEM, "/etc", *map(str, self.read)]
-            read += [str(path) for path in self.write if not any(_within(each, path) for each in own)]
-            rules["landlock"] = {"read": read, "write": [str(path) for path in own]}
+            shared = {str(path.parent) for path in own}
+            read = [path for path in self.view.readable() if path not in shared]
+            rules["landlock"] = {"read": read, "write": [*self.view.writable(), *map(str, own)]}
         return {RULES: json.dumps(rules)}
+
+    def _own_namespaces(self, own: tuple[Path, ...]) -> dict[str, object]:
+        """What a fork sets up for itself; see `inside/namespaces.py`."""
+        hardened, shared = self.profile == "hardened", {path.parent for path in own}
+        shown = (*self.view.read, *self.view.write, *(mount.path for mount in self.view.mounts))
+        kept = [str(path) for path in shown if path.is_relative_to("/tmp") and path not in shared]  # noqa: S108
+        return {
+            "own": [str(path) for path in own],
+            "kept": kept,
+            "size": SMALL,
+            "alone": hardened and not self.network,
+            "filter": base64.b64encode(program()).decode() if hardened else "",
+        }
 
     def narrowed(self, *own: Path) -> Cage:
         """The same for one process alone: of the folders that others share, it sees these of its own."""
-        kept = [path for path in self.write if not any(_within(each, path) for each in own)]
-        return replace(self, write=(*kept, *own))
+        shared = {path.parent for path in own}
+        kept = tuple(path for path in self.view.write if path not in shared)
+        return replace(self, view=replace(self.view, write=(*kept, *own)))
+
+    def nesting(self) -> Cage:
+        """The same for a parent, whose forks are narrowed by themselves."""
+        return replace(self, nests=True)
 
     def _namespaces(self) -> list[str]:
         found = ["--die-with-parent", "--new-session", "--unshare-pid", "--unshare-ipc", "--unshare-uts"]
-        found += ["--cap-drop", "ALL"]
-        if self.profile == "hardened":
-            found += ["--unshare-user", "--disable-userns", "--unshare-cgroup-try", "--hostname", "kernel"]
-            found += ["--uid", NOBODY, "--gid", NOBODY] if os.geteuid() == 0 else []
-            found += [] if self.network else ["--unshare-net"]
-        elif os.geteuid() == 0:
-            found += [part for name in KEPT for part in ("--cap-add", f"CAP_{name}")]
-        return found
-
-    def _files(self) -> list[str]:
-        found = self._bare() if self.profile == "hardened" else self._host()
-        for path in self.read:
-            found += ["--ro-bind-try", str(path.resolve()), self._at(path)]
-        for path in self.write:
-            found += ["--bind-try", str(path.resolve()), self._at(path)]
-        for path in self.empty:
-            found += ["--size", str(SMALL), "--tmpfs", self._at(path)]
-        if self.profile == "hardened":
-            return [*found, "--remount-ro", "/"]
-        return found + [part for path in self.hidden if path.is_dir() for part in ("--remount-ro", self._at(path))]
-
-    def _at(self, path: Path) -> str:
-        """Where a path is mounted: a link can't be mounted on, but where there is no host's file there is none."""
-        return str(path if self.profile == "hardened" else path.resolve())
-
-    def _host(self) -> list[str]:
-        """All that the user has, less devices, processes, and what is hidden."""
-        found = ["--bind", "/", "/", "--ro-bind-try", "/sys", "/sys", "--dev", "/dev", "--proc", "/proc"]
-        devices = sorted(device for pattern in DEVICES for device in Path("/dev").glob(pattern))
-        found += [part for device in devices for part in ("--dev-bind-try", str(device), str(device))]
-        for path in self.hidden:
-            if path.is_dir():
-                found += ["--tmpfs", self._at(path)]
-            elif path.exists():
-                found += ["--ro-bind", os.devnull, self._at(path)]
-        return found
-
-    def _bare(self) -> list[str]:
-        """The system's programs and libraries, Python, and nothing else."""
-        found: list[str] = []
-        for name in SYSTEM:
-            if (path := Path(name)).is_symlink():
-                found += ["--symlink", str(path.readlink()), name]
-            else:
-                found += ["--ro-bind-try", name, name]
-        for name in ETC:
-            found += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
-        return [*found, "--proc", "/proc", "--dev", "/dev", "--size", str(SMALL), "--tmpfs", "/tmp"]  # noqa: S108
+        found += ["--unshare-user", "--unshare-cgroup-try", "--cap-drop", "ALL"]
+        found += ["--hostname", "kernel"] if self.profile == "hardened" else []
+        found += [] if self.nests else ["--disable-userns"]
+        # An unprivileged user keeps its number. Root's would be owner of all files of the system.
+        found += ["--uid", NOBODY, "--gid", NOBODY] if os.geteuid() == 0 else []
+        return found + ([] if self.network else ["--unshare-net"])
 
 
 @dataclass(frozen=True)
 class Confinement:
     """How all processes of a service that run users' code are confined. `machine.confine` makes it.
 
-    reasons says, by part, why one that could be there is not. hidden are files of the service outside of its home,
-    python the folders of the environments' Python.
+    reasons says, by part, why one that could be there is not. exposure is what of the host is shown, python the
+    folders of the environments' Python. unforkable says why kernels are started one by one, where a fork can't have
+    namespaces of its own.
     """
 
     profile: Profile = "off"
     bubblewrap: Path | None = None
     landlock: int = 0
     bounds: Bounds = field(default_factory=Bounds)
-    hidden: tuple[Path, ...] = ()
+    exposure: Exposure = field(default_factory=Exposure)
     python: tuple[Path, ...] = ()
     reasons: Mapping[str, str] = field(default_factory=dict)
     cgroups: Cgroups | None = None
+    unforkable: str = ""
 
     async def __aenter__(self) -> Self:
         return self
@@ -280,14 +256,17 @@ class Confinement:
         """For kernels, and for the parent that they are forked from; `sockets(runtime)` is there for them."""
         write = (home.work, sockets(runtime))
         read = (home.generations, home.snapshots, INSIDE)
-        cage = self._cage(home, hidden=(runtime,), read=read, write=write, network=network)
-        return replace(cage, watches=True)
+        return replace(self._cage(View(read, write, mounts=self.exposure.mounts), network=network), watches=True)
 
     def probes(self, home: Home, bytecode: Path | None = None) -> Cage:
         """For a child that imports functions, or packages alone: then there is a folder for their bytecode."""
         write = (bytecode,) if bytecode else ()
-        read = (home.generations, home.snapshots, INSIDE)
-        return self._cage(home, read=read, write=write, empty=(home.work,))
+        mounts = tuple(replace(mount, writable=False) for mount in self.exposure.mounts)
+        return self._cage(View((home.generations, home.snapshots, INSIDE), write, (home.work,), mounts))
+
+    def readers(self, *files: Path) -> Cage:
+        """For a child that reads sources: Python, and its own files."""
+        return replace(self._cage(View(files)), network=False)
 
     def installs(self, home: Home, folder: Path) -> Cage:
         """For the installer: the machine as it is, and of the home its cache and the folder of the new environment.
@@ -300,7 +279,7 @@ class Confinement:
         others = [path for path in (*home.path.iterdir(), *home.generations.iterdir()) if path not in kept]
         # A file with a dot is being written, and gone before it could be covered.
         hidden = [path for path in others if path.is_dir() or not path.name.startswith(".")]
-        return Cage("default", self.bubblewrap, (*hidden, *self.hidden))
+        return Cage("default", self.bubblewrap, View(hidden=(*hidden, *self.exposure.secret), host=True))
 
     @property
     def missing(self) -> str:
@@ -320,34 +299,30 @@ class Confinement:
         return warning | {
             "profile": self.profile,
             "bubblewrap": "on" if self.bubblewrap else self.reasons.get("bubblewrap", "off"),
-            "landlock": f"on (ABI {self.landlock})" if on else "off",
+            "landlock": self._landlock(),
             "seccomp": "on" if on else "off",
             "cgroup": "on" if self.cgroups else self.reasons.get("cgroup", "off"),
             "network": network,
         }
 
-    def _cage(
-        self,
-        home: Home,
-        *,
-        read: tuple[Path, ...],
-        write: tuple[Path, ...],
-        hidden: tuple[Path, ...] = (),
-        empty: tuple[Path, ...] = (),
-        network: bool = False,
-    ) -> Cage:
-        unseen = (home.path, *hidden, *self.hidden)
-        shared = network or self.profile != "hardened"
+    def _landlock(self) -> str:
+        if self.profile == "hardened":
+            return f"on (ABI {self.landlock})"
+        scoped = self.bubblewrap is not None and self.landlock >= SIGNALS
+        return f"signals and abstract sockets (ABI {self.landlock})" if scoped else "off"
+
+    def _cage(self, view: View, *, network: bool = False) -> Cage:
+        """With Python, and nothing of the service that the view does not name."""
+        hardened = self.profile == "hardened"
+        read = (*self.python, *self.exposure.certificates, *view.read)
         return Cage(
             self.profile,
             self.bubblewrap,
-            unseen,
-            (*self.python, *read),
-            write,
-            empty,
-            shared,
+            replace(view, read=read, hidden=self.exposure.hidden, hardware=not hardened),
+            network or not hardened,
             self.bounds,
             self.cgroups,
+            self.landlock,
         )
 
 
@@ -361,13 +336,9 @@ def exit_code(code: int, cage: Cage) -> int:
     return 128 - code if cage.wraps and code > 128 else code
 
 
-def _filter() -> int:
+def _filter(*, nests: bool) -> int:
     """An open file with the list of what system calls are refused."""
     descriptor = os.memfd_create("seccomp")
-    os.write(descriptor, program())
+    os.write(descriptor, program(nests=nests))
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor
-
-
-def _within(path: Path, folder: Path) -> bool:
-    return path == folder or folder in path.parents

@@ -228,3 +228,12 @@ class ConfinementUnavailable(AigbbError):
 
     code = "confinement_unavailable"
     hint = "Install what is missing, or choose another profile with AIGBB_SANDBOX."
+
+
+class InvalidMount(AigbbError):
+    """`AIGBB_MOUNTS` names a path that kernels can't be shown, so the service does not start."""
+
+    code = "invalid_mount"
+    hint = (
+        "Correct AIGBB_MOUNTS: comma-separated absolute paths of existing files and folders, each with or without :rw."
+    )

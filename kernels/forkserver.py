@@ -66,7 +66,7 @@ class ForkServer:
             listener.listen(BACKLOG)
             with ExitStack() as opened:
                 words = await on_disk(lambda: opened.enter_context(said.open("wb")))
-                async with launch.cage.entered(argv) as entered:
+                async with launch.cage.nesting().entered(argv) as entered:
                     process = await asyncio.create_subprocess_exec(
                         *entered.argv, env=env, stdin=listener.fileno(), stdout=words, stderr=words,
                         cwd=launch.runtime, start_new_session=True, pass_fds=entered.pass_fds,
@@ -138,16 +138,18 @@ class Forks:
     Who asks for a kernel never waits for a parent: while there is none, kernels are started one by one.
     """
 
-    def __init__(self, launch: Callable[[], Launch], *, wanted: bool = True, has_more: bool = False) -> None:
+    def __init__(
+        self, launch: Callable[[], Launch], *, wanted: bool = True, has_more: bool = False, unforkable: str = ""
+    ) -> None:
         self._launch = launch
         self._has_more = has_more  # the network, where others have none
-        self._wanted = wanted and can_fork()
+        self._wanted = wanted and can_fork() and not unforkable
         self._server: tuple[int, ForkServer] | None = None
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._retired: dict[asyncio.Task[str], ForkServer] = {}
         self._networked: Forks | None = None  # for kernels that have the network where others have none
-        self.reason = "" if can_fork() else "kernels can't be forked on this system"
+        self.reason = unforkable if can_fork() else "kernels can't be forked on this system"
         self.reason = self.reason if wanted else "switched off"
         self.late: Mapping[str, str] = {}
 
@@ -286,7 +288,7 @@ def command(launch: Launch) -> tuple[list[str], dict[str, str]]:
     """How a generation's parent is started: as its kernels are, but with no connection file. Raises OSError."""
     spec = json.loads((launch.kernelspecs / launch.name / "kernel.json").read_text(encoding="utf-8"))
     sockets(launch.runtime).mkdir(mode=0o700, exist_ok=True)
-    return [*spec["argv"][:2], "--warm"], {**launch.env, **spec["env"], **launch.cage.rules()}
+    return [*spec["argv"][:2], "--warm"], {**launch.env, **spec["env"], **launch.cage.nesting().rules()}
 
 
 def _last_words(said: Path, address: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import sys
 from dataclasses import dataclass, replace
@@ -11,16 +12,18 @@ from typing import Literal
 
 from kernels import sandbox
 from kernels.cgroups import Cgroups
-from kernels.confinement import Bounds, Cage, Confinement
+from kernels.confinement import INSIDE, SIGNALS, Bounds, Cage, Confinement
 from kernels.errors import ConfinementUnavailable
 from kernels.inside.confine import version
+from kernels.mounts import Exposure
 from kernels.seccomp import is_known
+from kernels.views import SMALL
 
 Wanted = Literal["auto", "required", "off"]
 
 TRIAL_SECONDS = 20.0
-# The first version of Landlock that holds signals back.
-SIGNALS = 6
+# What a fork does for itself, without folders.
+TRIAL = {"own": [], "kept": [], "size": SMALL, "alone": True}
 INSTALL = (
     "Install it: apt-get install bubblewrap, or dnf, pacman or apk with that name. "
     "Without it, AIGBB_SANDBOX=auto allows the admin token on loopback only."
@@ -41,18 +44,21 @@ class Part:
     optional: bool = False
 
 
-async def confine(wanted: Wanted, bounds: Bounds, hidden: tuple[Path, ...]) -> Confinement:
-    """The confinement that was asked for, as far as this machine can. Raises ConfinementUnavailable.
+async def confine(wanted: Wanted, bounds: Bounds, exposure: Exposure) -> Confinement:
+    """The confinement that was asked for, as far as this machine can. Raises ConfinementUnavailable, InvalidMount.
 
     auto takes what there is of the default profile; required is the hardened one, whole or not at all.
     """
+    await asyncio.to_thread(exposure.check)
     if wanted == "off":
         return Confinement(reasons={"bubblewrap": "switched off"})
-    program = await asyncio.to_thread(_bubblewrap)
+    program, python = await asyncio.to_thread(_bubblewrap), await asyncio.to_thread(_python)
     if wanted == "auto":
         bubblewrap = await _try_bubblewrap(program, Cage("default", program))
-        found = Confinement("default", program if bubblewrap.ok else None, bounds=bounds, hidden=hidden)
-        return found if bubblewrap.ok else replace(found, reasons={"bubblewrap": bubblewrap.detail})
+        found = Confinement("default", None, version(), bounds, exposure, python)
+        if not bubblewrap.ok:
+            return replace(found, reasons={"bubblewrap": bubblewrap.detail})
+        return await _forkable(replace(found, bubblewrap=program))
     parts = await examine()
     if missing := [part for part in parts if not part.ok and not part.optional]:
         raise ConfinementUnavailable(
@@ -60,8 +66,21 @@ async def confine(wanted: Wanted, bounds: Bounds, hidden: tuple[Path, ...]) -> C
             hint=" ".join(part.fix for part in missing),
             missing=[part.name for part in missing],
         )
-    python, (cgroups, why) = await asyncio.to_thread(_python), await asyncio.to_thread(find_cgroups)
-    return Confinement("hardened", program, version(), bounds, hidden, python, {"cgroup": why}, cgroups)
+    cgroups, why = await asyncio.to_thread(find_cgroups)
+    found = Confinement("hardened", program, version(), bounds, exposure, python, {"cgroup": why}, cgroups)
+    return await _forkable(found)
+
+
+async def _forkable(found: Confinement) -> Confinement:
+    """The same, which knows whether a fork can enter namespaces of its own in the sandbox of its parent."""
+    python = await asyncio.to_thread(Path(sys.executable).resolve)
+    argv: list[str | Path] = [python, "-I", "-S", INSIDE / "namespaces.py", json.dumps(TRIAL)]
+    cage = replace(found.readers(INSIDE), cgroups=None).nesting()
+    done = await sandbox.run(argv, env={"LANG": "C.UTF-8"}, timeout=TRIAL_SECONDS, cage=cage)
+    if done.returncode == 0:
+        return found
+    reason = f"kernels can't have namespaces of their own in one sandbox ({_said(done)})"
+    return replace(found, unforkable=reason)
 
 
 async def examine() -> list[Part]:
@@ -93,9 +112,12 @@ def _bubblewrap() -> Path | None:
 
 
 def _python() -> tuple[Path, ...]:
-    """Where the environments' Python lives, unless it is the system's."""
-    found = {Path(prefix).resolve() for prefix in (sys.base_prefix, sys.base_exec_prefix)}
-    return tuple(sorted(path for path in found if not path.is_relative_to("/usr")))
+    """Where the environments' Python lives, by each of its names, unless it is the system's."""
+    base = getattr(sys, "_base_executable", None) or sys.executable
+    found = {Path(prefix) for prefix in (sys.base_prefix, sys.base_exec_prefix)}
+    found |= {Path(program).parent.parent for program in (base, Path(sys.executable).resolve())}
+    found |= {path.resolve() for path in found}
+    return tuple(sorted(path for path in found if not path.is_relative_to("/usr") and path != Path("/")))
 
 
 async def _try_bubblewrap(program: Path | None, cage: Cage) -> Part:
@@ -105,9 +127,12 @@ async def _try_bubblewrap(program: Path | None, cage: Cage) -> Part:
     done = await sandbox.run(["/bin/true"], env={}, timeout=TRIAL_SECONDS, cage=cage)
     if done.returncode == 0:
         return Part("bubblewrap", True, str(program))
-    said = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
     fix = "Allow unprivileged user namespaces: see docs/confinement.md, 'When bubblewrap may not run'."
-    return Part("bubblewrap", False, f"it does not run here ({said})", fix)
+    return Part("bubblewrap", False, f"it does not run here ({_said(done)})", fix)
+
+
+def _said(done: sandbox.Finished) -> str:
+    return (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
 
 
 def _landlock() -> Part:

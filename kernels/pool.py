@@ -42,10 +42,9 @@ _LOST = "The session's kernel has ended since the last execution, and its variab
 class Limits:
     """How much the pool holds.
 
-    spares: clean kernels kept ready, and max_spares while they are in demand. running: executions at once.
-    waiting: how many may queue for that, or for one session. sessions: how many at once. idle_seconds: after
-    which a session ends. fork: whether kernels are forked from a warm parent, where the system can. max_age:
-    seconds after which a spare is replaced. unneeded_seconds: after which one that nobody needed goes.
+    spares and max_spares: clean kernels kept ready, always and in demand; max_age and unneeded_seconds: how long.
+    running: executions at once. waiting: how many may queue for that, or for one session. sessions: how many at once,
+    and idle_seconds until one ends. fork: whether kernels are forked, unless unforkable says why not.
     """
 
     spares: int = 2
@@ -54,6 +53,7 @@ class Limits:
     sessions: int = 16
     idle_seconds: float = 1800.0
     fork: bool = True
+    unforkable: str = ""
     max_spares: int = 0
     max_age: float = 3600.0
     unneeded_seconds: float = 30.0
@@ -108,7 +108,7 @@ class Pool:
         self._launch = launch
         self._lost = lost
         self.limits = limits
-        self.forks = Forks(launch, wanted=limits.fork)
+        self.forks = Forks(launch, wanted=limits.fork, unforkable=limits.unforkable)
         self.admission = Admission(limits.running, limits.waiting)
         self._context = zmq.asyncio.Context()
         self._clock = SteadyClock()

@@ -31,6 +31,8 @@ DENIED = {
     "clock_adjtime": (305, 266), "adjtimex": (159, 171), "name_to_handle_at": (303, 264),
     "open_by_handle_at": (304, 265),
 }  # fmt: skip
+# What it takes to enter a namespace, and to cover files in it.
+NESTING = ("mount", "unshare")
 # x86-64's own: ports, and calls that are long gone.
 DENIED_X86 = {"iopl": 172, "ioperm": 173, "uselib": 134, "_sysctl": 156, "modify_ldt": 154}
 X32 = 0x40000000  # another numbering of the same calls
@@ -49,10 +51,14 @@ def is_known() -> bool:
     return platform.machine() in MACHINES
 
 
-def program() -> bytes:
-    """The filter, as `bwrap --seccomp` reads it: what is listed fails with EPERM. Raises KeyError; see `is_known`."""
+def program(*, nests: bool = False) -> bytes:
+    """The filter, as Linux reads it: what is listed fails with EPERM. Raises KeyError; see `is_known`.
+
+    nests: for a process whose forks enter namespaces of their own, and the whole filter after that.
+    """
     architecture, column, socket = MACHINES[platform.machine()]
-    numbers = [call[column] for call in DENIED.values()] + (list(DENIED_X86.values()) if column == 0 else [])
+    denied = [call[column] for name, call in DENIED.items() if not (nests and name in NESTING)]
+    numbers = denied + (list(DENIED_X86.values()) if column == 0 else [])
     return _assemble(architecture, sorted(numbers), socket, x32=column == 0)
 
 

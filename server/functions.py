@@ -15,10 +15,8 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
-import docstring_parser
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from kernels.errors import AigbbError, InvalidRequirement, PythonVersionMismatch
@@ -39,15 +37,14 @@ from server.errors import (
     SyntaxRefused,
     UnsupportedSignature,
 )
+from server.readers import Reader, start_reader
 from server.variables import check_env
 
 MAX_SOURCE = 256 * 1024
-READER = Path(__file__).parent / "reading.py"
 READER_TIMEOUT = 10.0
 READ_AT_ONCE = 50
 MAX_TAGS = 20
 MAX_SECRETS = 50
-_PACKAGES = Path(docstring_parser.__file__).parents[1]
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -182,15 +179,7 @@ async def parse(draft: Draft) -> Parsed:
     return found
 
 
-async def start_reader() -> Child:
-    """A process that reads sources, once it is given them."""
-    argv = [sys.executable, "-I", "-S", str(READER), str(_PACKAGES)]
-    return await Child.start(argv, env={"LANG": "C.UTF-8"})
-
-
-async def parse_all(
-    drafts: Sequence[Draft], reader: Callable[[], Awaitable[Child]] = start_reader
-) -> list[Parsed | AigbbError]:
+async def parse_all(drafts: Sequence[Draft], reader: Reader = start_reader) -> list[Parsed | AigbbError]:
     """For each draft its function, or what is wrong with it. One process, from `reader`, reads the sources of many."""
     sources = [draft.source.removeprefix("\ufeff") for draft in drafts]
     found: list[Parsed | AigbbError] = []
@@ -200,10 +189,10 @@ async def parse_all(
     return found
 
 
-async def read_identifiers(code: str) -> set[str]:
+async def read_identifiers(code: str, reader: Reader = start_reader) -> set[str]:
     """Return the identifiers of a cell's code; lines that are IPython's own have none, nor has what is no Python."""
     plain = _MAGIC.sub(r"\1pass", code)
-    [facts] = await _read([f"import aigbb_functions\n{plain}"], start_reader)
+    [facts] = await _read([f"import aigbb_functions\n{plain}"], reader)
     return set(facts.get("uses", ()))
 
 

@@ -14,6 +14,7 @@ from server.callers import Caller
 from server.errors import MissingSecret, SecretInUse
 from server.functions import read_identifiers
 from server.grants import Code, Grant, GrantStore, code_of, granted, not_granted
+from server.readers import Reader, start_reader
 from server.registry import Event, Registry, State, Version
 from server.vault import Secret, Vault
 
@@ -49,13 +50,21 @@ def check_granted(version: str, secrets: Collection[str], vault: Vault) -> None:
 
 
 class Secrets:
-    """The vault, beside what is registered. state: what serves."""
+    """The vault, beside what is registered. state: what serves. reader: starts the process that reads code."""
 
-    def __init__(self, vault: Vault, grants: GrantStore, registry: Registry, state: Callable[[], State]) -> None:
+    def __init__(
+        self,
+        vault: Vault,
+        grants: GrantStore,
+        registry: Registry,
+        state: Callable[[], State],
+        reader: Reader = start_reader,
+    ) -> None:
         self._vault = vault
         self._grants = grants
         self._registry = registry
         self._state = state
+        self._reader = reader
         self._seen: tuple[State, Mapping[str, tuple[str, ...]]] = (State(), {})
 
     # -- for executions
@@ -109,7 +118,7 @@ class Secrets:
         functions = [version.function for version in self._state().active.values()]
         names: set[str] = set()
         sources: dict[str, str] = {}
-        for function in there.keys() & await read_identifiers(code):
+        for function in there.keys() & await read_identifiers(code, self._reader):
             own = code_of(function, functions)
             if allowed := {s for s in there[function] if self._grants.allows(s, function, own)}:
                 names |= allowed

@@ -17,9 +17,10 @@ from kernels.suggestions import suggestions
 from server.callers import Caller
 from server.changing import Applied, Change, Changer, Clock, Serving
 from server.errors import FunctionNotFound, MissingEnv, NameClash, StaleVersion, UnknownVersion
-from server.functions import Draft, Function, Parsed, Warn, parse_all, start_reader
+from server.functions import Draft, Function, Parsed, Warn, parse_all
 from server.granting import check_granted
 from server.observing import LEFT, Changed, Observer
+from server.readers import Reader, start_reader
 from server.registry import Event, Registry, State, Version
 from server.variables import merged
 from server.vault import Vault
@@ -64,13 +65,21 @@ class Synced:
 class Registrar:
     """Changes what serves, one change at a time, and answers what there is. `async with` it."""
 
-    def __init__(self, changer: Changer, registry: Registry, observer: Observer, vault: Vault) -> None:
+    def __init__(
+        self,
+        changer: Changer,
+        registry: Registry,
+        observer: Observer,
+        vault: Vault,
+        reader: Reader = start_reader,
+    ) -> None:
         self._changer = changer
         self._registry = registry
         self._observer = observer
         self._vault = vault
         self._turn = asyncio.Lock()
-        self._readers = Standby(start_reader)
+        self._reader = reader
+        self._readers = Standby(reader)
 
     async def __aenter__(self) -> Self:
         return self
@@ -214,7 +223,7 @@ class Registrar:
         parsed, failures = [], {}
         files = await asyncio.to_thread(self._changer.projection.drafts, names)
         drafts = {name: _with_env(draft, state) for name, draft in files.items() if isinstance(draft, Draft)}
-        read = dict(zip(drafts, await parse_all(list(drafts.values())), strict=True))
+        read = dict(zip(drafts, await parse_all(list(drafts.values()), self._reader), strict=True))
         for name, file in files.items():
             try:
                 one = _or_raise(read[name] if isinstance(file, Draft) else file)

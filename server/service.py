@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -42,6 +42,7 @@ from server.logs import Lines
 from server.loop import Means
 from server.metrics import Metrics
 from server.observing import Lost, Observer
+from server.readers import start_reader
 from server.registrar import Registered, Registrar, Synced, Wanted
 from server.registry import Event, GenerationRow, Registry, Version
 from server.restoring import finish
@@ -126,26 +127,21 @@ class Service:
         self._runtime = runtime
         self._metrics = Metrics(VERSION)
         self.observer = Observer(self._metrics.note, Lines(requests=settings.access_log).note, tracing.note)
-        self.pool = Pool(lambda: self._launch(self.serving.generation), settings.limits(), self._lost)
+        limits = replace(settings.limits(), unforkable=confinement.unforkable)
+        self.pool = Pool(lambda: self._launch(self.serving.generation), limits, self._lost)
         self._changer = Changer(settings, home, registry, self.pool, self._launch, vault, stores.grants, confinement)
-        self._registrar = Registrar(self._changer, registry, self.observer, vault)
+        reader = partial(start_reader, confinement)
+        self._registrar = Registrar(self._changer, registry, self.observer, vault, reader)
         self.replays = Replays(registry, stores.archive.clock)
         self.results = Results(home.results)
         self.vault = vault
-        self.secrets = Secrets(vault, stores.grants, registry, lambda: self.serving.state)
+        self.secrets = Secrets(vault, stores.grants, registry, lambda: self.serving.state, reader)
         self.sessions = Sessions(self.pool)
         self.executions = Executions(settings, self.pool, self.sessions, self.secrets, self.observer, self.audit.note)
         teller = Teller(self.results, settings.max_content)
+        running = (self.executions, self.pool, teller)
         self.calls = Calls(
-            settings,
-            self._registrar,
-            registry,
-            self.executions,
-            self.pool,
-            teller,
-            self._changer.generation,
-            self._launch,
-            tracing,
+            settings, self._registrar, registry, *running, self._changer.generation, self._launch, tracing
         )
         self._catalogs: dict[Reach, Catalog] = {}
         self._model = Model(settings)
@@ -164,7 +160,7 @@ class Service:
         """
         with usable(settings.home):
             home = await asyncio.to_thread(settings.open_home)
-        confine = partial(machine.confine, settings.sandbox, settings.bounds(), settings.private_files())
+        confine = partial(machine.confine, settings.sandbox, settings.bounds(), settings.exposure())
         async with _hold(home), await confine() as confinement:
             access = UnconfinedAccess.of(confinement)
             access.check_address(settings.host, loopback=settings.is_loopback)

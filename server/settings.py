@@ -7,6 +7,7 @@ import json
 import os
 import re
 import secrets
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,11 @@ from jupyter_core.paths import jupyter_data_dir
 from limits import parse_many
 from pydantic import ByteSize, Field, SecretStr, StrictBool, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from uv import find_uv_bin
 
 from kernels.confinement import Bounds
 from kernels.home import Home, write_atomically
+from kernels.mounts import Exposure, Mount
 from kernels.pool import Limits
 from server.errors import InsecureBind
 from server.models import NAMES
@@ -35,7 +38,8 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 _UV_NAMES = {"PATH", "HOME", "TMPDIR", "LANG", "XDG_CACHE_HOME", "NETRC", "SSL_CERT_FILE", "SSL_CERT_DIR"}
 _UV_NAMES |= {*_PROXIES, *(name.upper() for name in _PROXIES)}
-_KERNEL_NAMES = ("TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE")
+_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE")
+_KERNEL_NAMES = ("TZ", *_CERTIFICATES)
 
 
 def _root() -> Path:
@@ -103,11 +107,16 @@ class Settings(BaseSettings):
         Literal["auto", "required", "off"],
         Field(description="Confinement of kernels: auto, required (hardened, or the service does not start), off"),
     ] = "auto"
+    mounts: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        Field(description="Comma-separated paths to show in kernels, read-only, or writable with `:rw` behind"),
+    ] = ()
     kernel_memory: Annotated[
         ByteSize | None,
         Field(ge=GIB, description="Memory of a kernel, such as 4GiB; without one, 2GiB where hardened"),
     ] = None
-    kernel_pids: Annotated[int, Field(ge=32, description="Processes and threads of a kernel, where hardened")] = 256
+    kernel_pids: Annotated[int, Field(ge=32, description="Processes and threads of a kernel")] = 256
     kernel_cpus: Annotated[
         float | None, Field(gt=0, description="Processors that a kernel may keep busy, where hardened; all by default")
     ] = None
@@ -216,7 +225,7 @@ class Settings(BaseSettings):
             raise ValueError(f"{origin!r} is no origin, such as https://a.example")
         return value
 
-    @field_validator("allowed_hosts", "pass_env", "cors_origins", mode="before")
+    @field_validator("allowed_hosts", "pass_env", "cors_origins", "mounts", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(p.strip() for p in value.split(",") if p.strip()) if isinstance(value, str) else value
@@ -281,9 +290,21 @@ class Settings(BaseSettings):
             processors=self.kernel_cpus,
         )
 
-    def private_files(self) -> tuple[Path, ...]:
-        """Files outside of the home that no kernel may read: what is in them is the service's alone."""
-        return (Path(".env").absolute(),)
+    def exposure(self) -> Exposure:
+        """What of the host kernels see, and what they never do: the service's own files, wherever they are."""
+        secret = (Path(".env").absolute(),)
+        checkout = Path(__file__).parents[1]
+        program = [checkout] if (checkout / "aigbb_functions").is_dir() else [checkout / "server", checkout / "kernels"]
+        environment = [Path(sys.prefix)] if sys.prefix != sys.base_prefix else []
+        own = (self.home, self.cache, self.functions_dir, self.kernelspecs_dir, *program, *environment, *secret)
+        told = (os.environ.get(name) for name in _CERTIFICATES)
+        return Exposure(
+            mounts=tuple(map(Mount.parse, self.mounts)),
+            hidden=tuple(path for path in own if path is not None),
+            kept=(Path(sys.base_prefix), Path(sys.base_exec_prefix), Path(find_uv_bin()).parent),
+            secret=secret,
+            certificates=tuple(Path(path) for path in told if path and Path(path).is_absolute()),
+        )
 
     def check_bind(self) -> None:
         """Raises InsecureBind: another address than loopback needs a token that somebody chose."""

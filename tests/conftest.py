@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from uuid import uuid4
 
 import httpx2
 import pytest
@@ -228,6 +229,21 @@ class Server:
         return self.process.wait(30)
 
 
+def shown_beside(folder: Path) -> Path:
+    """A folder beside a test's own, which kernels of its service may write."""
+    found = folder.parent / "shown"
+    found.mkdir(exist_ok=True)
+    return found
+
+
+@pytest.fixture
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new folder that kernels of the services of this run may write, and the test too."""
+    found = tmp_path_factory.getbasetemp() / "shown" / uuid4().hex[:8]
+    found.mkdir(parents=True)
+    return found
+
+
 def server_environment(folder: Path, cache: Path, **settings: object) -> dict[str, str]:
     """The environment of a service that lives in `folder` alone."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("AIGBB_", "OPENAI_", "AZURE_"))}
@@ -238,6 +254,7 @@ def server_environment(folder: Path, cache: Path, **settings: object) -> dict[st
         "cache": cache,
         "port": 0,
         "pool_size": 1,
+        "mounts": f"{shown_beside(folder)}:rw",
         **settings,
     }
     return {**kept, **{f"AIGBB_{name.upper()}": str(value) for name, value in ours.items()}, "COLUMNS": "200"}

@@ -11,6 +11,7 @@ from server.callers import Caller
 from server.running import Running
 from server.service import Service
 from server.settings import Settings
+from tests.conftest import shown_beside
 
 
 def settings_of(folder: Path, cache: Path, *, fork: bool = False) -> Settings:
@@ -22,6 +23,7 @@ def settings_of(folder: Path, cache: Path, *, fork: bool = False) -> Settings:
         cache=cache,
         pool_size=0,
         fork=fork,
+        mounts=(f"{shown_beside(folder)}:rw",),
     )
 
 

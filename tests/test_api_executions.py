@@ -29,6 +29,12 @@ for n in range(200):
 """
 
 
+@pytest.fixture
+def tmp_path(shown: Path) -> Path:
+    """A folder that kernels may write, too."""
+    return shown
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Server]:
     """A service with two places, that keeps few executions."""

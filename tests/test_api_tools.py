@@ -79,6 +79,12 @@ MORE: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.fixture
+def tmp_path(shown: Path) -> Path:
+    """A folder that kernels may write, too."""
+    return shown
+
+
 @pytest.fixture(scope="module", autouse=True)
 def functions(server: Server) -> Iterator[None]:
     """The functions that are called here, registered together; gone afterwards."""

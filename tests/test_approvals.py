@@ -35,6 +35,12 @@ FUNCTIONS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.fixture
+def tmp_path(shown: Path) -> Path:
+    """A folder that kernels may write, too."""
+    return shown
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the service lives."""
@@ -405,16 +411,18 @@ def test_the_service_says_what_waits(
 ) -> None:
     question = f"policy {policy}"
     provider.write_down(question, asks(send_(tmp_path), ("add", {"n": 1})), says("ok"))
-    more = provider.environment
-    with running_server(tmp_path, cache, more, model="m", confirm=policy) as server, server.client() as client:
+    own = tmp_path.with_name(f"{tmp_path.name}-own")
+    more = {**provider.environment, "AIGBB_MOUNTS": f"{tmp_path}:rw"}
+    with running_server(own, cache, more, model="m", confirm=policy) as server, server.client() as client:
         client.post("/register/batch", json={"functions": [FUNCTIONS[0], FUNCTIONS[3]]})
         found = client.post("/chat", json={"messages": [{"role": "user", "content": question}]}).json()
         assert [one["name"] for one in (found["approval"] or {"calls": []})["calls"]] == waiting
 
 
 def test_what_nobody_decided_in_time_is_rejected(tmp_path: Path, cache: Path, provider: Provider, sent: Sent) -> None:
-    more = provider.environment
-    with running_server(tmp_path, cache, more, model="m", approval_seconds=1e-6) as server, server.client() as client:
+    own = tmp_path.with_name(f"{tmp_path.name}-own")
+    more = {**provider.environment, "AIGBB_MOUNTS": f"{tmp_path}:rw"}
+    with running_server(own, cache, more, model="m", approval_seconds=1e-6) as server, server.client() as client:
         register(client, SEND, effects="write")
         provider.write_down("too late", asks(send_(tmp_path)), says("I see."))
         body: dict[str, Any] = {"messages": [{"role": "user", "content": "too late"}], "conversation": "late"}
@@ -427,15 +435,16 @@ def test_what_nobody_decided_in_time_is_rejected(tmp_path: Path, cache: Path, pr
 
 
 def test_what_waits_survives_the_service(tmp_path: Path, cache: Path, provider: Provider, sent: Sent) -> None:
-    own = tmp_path / "own"
+    own = tmp_path.with_name(f"{tmp_path.name}-own")
+    more = {**provider.environment, "AIGBB_MOUNTS": f"{tmp_path}:rw"}
     provider.write_down("survives", asks(("add", {"n": 1}), send_(tmp_path)), says("It is sent."))
-    with running_server(own, cache, provider.environment, model="m") as server:
+    with running_server(own, cache, more, model="m") as server:
         with server.client() as client:
             client.post("/register/batch", json={"functions": [FUNCTIONS[0], FUNCTIONS[3]]})
             found = client.post("/chat", json={"messages": [{"role": "user", "content": "survives"}]}).json()
             assert found["status"] == "needs_confirmation"
         server.stop(signal.SIGKILL)
-    with running_server(own, cache, provider.environment, model="m") as server, server.client() as client:
+    with running_server(own, cache, more, model="m") as server, server.client() as client:
         assert client.get("/approvals").json()["approvals"] == [found["approval"]]
         done = decide(client, found, "approve").json()
         assert (done["content"], told(done), sent()) == ("It is sent.", ["2", "sent hello"], ["hello"])

@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     ["kernels.clock", "kernels.endings", "kernels.untrusted_files"],
     ["kernels.errors", "kernels.progress", "kernels.outputs", "kernels.home", "kernels.seccomp", "kernels.cgroups"],
+    ["kernels.mounts"],
+    ["kernels.views"],
     ["kernels.confinement", "kernels.inspecting"],
     ["kernels.sandbox", "kernels.suggestions"],
     ["kernels.messages", "kernels.admission", "kernels.channels"],
@@ -34,7 +36,7 @@ ORDER = [
     ["server.reading"],
     ["server.logs", "server.metrics"],
     ["server.callers", "server.scrubbing"],
-    ["server.asking", "server.database", "server.draining", "server.settings", "server.schemas"],
+    ["server.asking", "server.database", "server.draining", "server.settings", "server.schemas", "server.readers"],
     ["server.ceilings", "server.following", "server.variables"],
     ["server.functions", "server.strict", "server.tracing", "server.exporting"],
     ["server.registry", "server.snapshots", "server.diffing", "server.samples"],

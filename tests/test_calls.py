@@ -17,6 +17,7 @@ from server.registry import Version
 from server.running import Running
 from server.service import Service
 from server.settings import Settings
+from tests.conftest import shown_beside
 
 pytestmark = pytest.mark.anyio
 
@@ -63,6 +64,12 @@ FUNCTIONS = {
 }
 
 
+@pytest.fixture
+def tmp_path(shown: Path) -> Path:
+    """A folder that kernels may write, too."""
+    return shown
+
+
 @pytest.fixture(scope="module")
 def anyio_backend() -> tuple[str, dict[str, bool]]:
     """One event loop for the service of all tests."""
@@ -87,6 +94,7 @@ async def service(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Asyn
             kernelspecs_dir=folder / "kernels",
             cache=cache,
             pass_env=("PASSED_KEY",),
+            mounts=(f"{shown_beside(folder)}:rw",),
         )
         async with Service.open(settings) as opened:
             assert opened.notes == []

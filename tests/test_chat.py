@@ -57,6 +57,12 @@ MORE: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.fixture
+def tmp_path(shown: Path) -> Path:
+    """A folder that kernels may write, too."""
+    return shown
+
+
 @pytest.fixture(scope="module")
 def chatting(tmp_path_factory: pytest.TempPathFactory, cache: Path, provider: Provider) -> Iterator[Server]:
     """A service that has this model, and the functions that are called here."""

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import json
 import os
+import pwd
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import zmq.asyncio
+from uv import find_uv_bin
 
 from kernels import machine, sandbox
 from kernels.cgroups import Cgroups, Group, Quota
@@ -26,13 +32,16 @@ from kernels.forkserver import command
 from kernels.home import Home
 from kernels.kernel import Kernel, Launch
 from kernels.machine import Wanted
+from kernels.mounts import Exposure, Mount
 from kernels.outputs import Execution, fold
 from kernels.probing import Probe
 from kernels.provisioner import SOCKET
 from kernels.tasks import Task
 from server.functions import Function
+from server.readers import start_reader
 from server.snapshots import write_snapshot
-from tests.conftest import running_server
+from tests.conftest import ROOT, running_server
+from tests.doors import wait_until
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -50,6 +59,7 @@ class Place:
     launch: Launch
     confinement: Confinement
     profile: str
+    shown: Path  # a folder with what the operator mounts: `data`, and `out`, which is writable
 
 
 @contextmanager
@@ -78,7 +88,7 @@ async def _start(
     launch: Launch, argv: list[str], env: dict[str, str], door: socket.socket
 ) -> tuple[subprocess.Popen[bytes], Group | None]:
     group = launch.cage.group(kernels=2)
-    async with launch.cage.entered(argv) as entered:
+    async with launch.cage.nesting().entered(argv) as entered:
         process = subprocess.Popen(entered.argv, env=env, stdin=door.fileno(), pass_fds=entered.pass_fds)
         await entered.admit(group)
     return process, group
@@ -89,14 +99,24 @@ def placed(wanted: Wanted, generation: Generation, home: Home) -> Iterator[Place
     """A kernel of the shared generation in a home that has secrets."""
     for file in ("token", "registry.sqlite3", "secret.key"):
         (home.path / file).write_text("canary")
-    found = asyncio.run(machine.confine(wanted, BOUNDS, ()))
+    shown = home.path.parent / f"shown-{uuid4().hex[:6]}"
+    for folder in ("data/private", "out"):
+        (shown / folder).mkdir(parents=True)
+    for file in ("data/rows", "data/private/key", "data/.env"):
+        (shown / file).write_text("canary" if "rows" not in file else "rows")
+    exposure = Exposure(
+        mounts=(Mount(shown / "data"), Mount(shown / "out", writable=True)),
+        hidden=(home.path, ROOT, shown / "data/private", shown / "data/.env"),
+    )
+    found = asyncio.run(machine.confine(wanted, BOUNDS, exposure))
+    assert found.unforkable == ""
     with tempfile.TemporaryDirectory(prefix="aigbb-") as folder:
         runtime = Path(folder)
         env = sandbox.kernel_environment(generation.python, home.work, {})
         env |= {"AIGBB_OWNED": "1"}
         cage = found.kernels(home, runtime)
         launch = Launch(generation.kernel_name, 1, generation.kernelspecs, env, runtime, home.work, cage)
-        yield Place(home, launch, found, found.profile)
+        yield Place(home, launch, found, found.profile, shown)
 
 
 @pytest.fixture(scope="module", params=["auto-spawned", "auto-forked", "required-spawned", "required-forked"])
@@ -152,6 +172,7 @@ def sleepers() -> list[str]:
 
 
 READS = "open({!r}).read()"
+FAILED = ("FileNotFoundError", "PermissionError", "OSError", "NotADirectoryError", "ConnectionRefusedError")
 
 
 async def test_nothing_of_the_services_own_is_to_be_seen(place: Place) -> None:
@@ -268,19 +289,56 @@ async def test_matplotlib_has_a_folder_of_its_own_and_the_fonts_of_its_environme
     assert fonts.read_bytes() == before
 
 
-async def test_the_machine_is_as_the_user_has_it_or_bare(place: Place, tmp_path: Path) -> None:
+async def test_it_sees_the_system_and_what_is_mounted_and_nothing_else_of_the_machine(
+    place: Place, tmp_path: Path, generation: Generation
+) -> None:
     (tmp_path / "data").write_text("theirs")
+    user = Path(pwd.getpwuid(os.getuid()).pw_dir)
+    unseen = [tmp_path / "data", ROOT / "server/reading.py", ROOT / ".venv/pyvenv.cfg", place.home.cache / "uv"]
+    unseen += [user / ".bashrc", *map(Path, ("/etc/shadow", "/etc/ssl/private", "/run", "/var/run/docker.sock"))]
     async with running(place.launch) as kernel:
-        read = await told(kernel, READS.format(str(tmp_path / "data")))
-        written = await told(kernel, f"open({str(tmp_path / 'new')!r}, 'w').write('x')")
+        found = await told(kernel, f"[p for p in {[str(p) for p in unseen]!r} if __import__('os').path.exists(p)]")
+        assert found == []
+        assert str(place.home.path.parent) != str(user)
+        listed = await told(kernel, f"__import__('os').listdir({str(user)!r})")
+        assert listed in FAILED or set(listed) <= {".pyenv", ".local"}
+        written = [*unseen[:4], Path(sys.base_prefix, "x"), generation.python, *map(Path, ("/usr/x", "/dev/x", "/x"))]
+        for path in written[1:3] + written[4:]:  # in `/tmp`, where test homes are, is its own
+            assert await told(kernel, f"open({str(path)!r}, 'a')") in FAILED, path
         interfaces = await told(kernel, "sorted(name for _, name in __import__('socket').if_nameindex())")
-    if hardened(place):
-        assert (read, written) == ("FileNotFoundError", "FileNotFoundError")
-        assert interfaces == ["lo"]
-    else:
-        assert (read, written) == ("theirs", 1)
-        assert (tmp_path / "new").read_text() == "x"
-        assert interfaces == sorted(name for _, name in socket.if_nameindex())
+    assert interfaces == (["lo"] if hardened(place) else sorted(name for _, name in socket.if_nameindex()))
+
+
+async def test_what_is_mounted_is_there_but_for_what_is_the_services_own(place: Place) -> None:
+    data, out = place.shown / "data", place.shown / "out"
+    async with running(place.launch) as kernel:
+        assert await told(kernel, READS.format(str(data / "rows"))) == "rows"
+        assert await told(kernel, f"open({str(data / 'new')!r}, 'w')") in FAILED
+        assert await told(kernel, f"open({str(out / 'new')!r}, 'w').write('x')") == 1
+        assert await told(kernel, f"__import__('os').listdir({str(data / 'private')!r})") == []
+        assert await told(kernel, READS.format(str(data / ".env"))) in ("", *FAILED)
+    assert (out / "new").read_text() == "x"
+
+
+FILLS = """
+import os
+for folder in ("/tmp", "/dev/shm"):
+    assert not [name for name in os.listdir(folder) if "canary" in name]
+    try:
+        for number in range(100):
+            with open(f"{folder}/canary{number}", "wb") as file:
+                file.write(bytes(2**20))
+    except OSError as error:
+        print(error.errno, 32 <= number <= 64)
+"""
+
+
+async def test_its_memory_files_are_few_private_and_gone_with_it(place: Place) -> None:
+    for _ in range(2):
+        async with running(place.launch) as kernel:
+            [said] = (await run(kernel, FILLS)).outputs
+            assert said.text.split() == ["28", "True"] * 2  # type: ignore[union-attr]
+    assert not [path for path in ("/dev/shm/canary0", "/tmp/canary0") if Path(path).exists()]
 
 
 async def test_it_has_no_privileges(place: Place) -> None:
@@ -288,20 +346,15 @@ async def test_it_has_no_privileges(place: Place) -> None:
         status = await told(kernel, "open('/proc/self/status').read()")
         fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
         assert fields["NoNewPrivs"] == "1"
-        sys_admin, sys_ptrace, mknod = 1 << 21, 1 << 19, 1 << 27
-        assert not int(fields["CapEff"], 16) & (sys_admin | sys_ptrace | mknod)
-        mounts = "__import__('ctypes').CDLL(None).mount(b'none', b'/mnt', b'tmpfs', 0, None)"
-        assert await told(kernel, mounts) == -1
+        assert {int(fields[name], 16) for name in ("CapEff", "CapPrm", "CapBnd", "CapAmb")} == {0}
+        for call in ("mount(b'none', b'/mnt', b'tmpfs', 0, None)", "unshare(0x10000000)", "umount2(b'/tmp', 2)"):
+            assert await told(kernel, f"__import__('ctypes').CDLL(None).{call}") == -1
         if hardened(place):
-            assert int(fields["CapEff"], 16) == 0
             assert fields["Seccomp"] == "2"
-            assert (
-                await told(kernel, "__import__('socket').socket(40, 1)") == "PermissionError"
-            )  # to the machine's host
-            assert (
-                await told(kernel, "int(__import__('socket').socket(16, 3).family)") == 16
-            )  # netlink, which zmq needs
-            assert await told(kernel, "__import__('ctypes').CDLL(None).unshare(0x10000000)") == -1
+            to_the_host = "__import__('socket').socket(40, 1)"
+            assert await told(kernel, to_the_host) == "PermissionError"
+            netlink = "int(__import__('socket').socket(16, 3).family)"  # which zmq needs
+            assert await told(kernel, netlink) == 16
 
 
 async def test_its_limits_hold(place: Place) -> None:
@@ -331,19 +384,52 @@ async def test_what_it_starts_ends_with_it(place: Place) -> None:
     await until(lambda: not sleepers())
 
 
-async def test_two_kernels_of_a_hardened_parent_do_not_reach_each_other(place: Place) -> None:
-    if not hardened(place) or SOCKET not in place.launch.env:
-        return
+LISTENS = """
+import os, socket, ctypes
+open("mine", "w").write("x"); open("/tmp/mine", "w").write("x"); open("/dev/shm/mine", "w").write("x")
+held = [socket.socket(socket.AF_UNIX) for _ in range(2)] + [socket.socket()]
+held[0].bind("\\0canary"); held[1].bind("/tmp/socket"); held[2].bind(("127.0.0.1", 0))
+for one in held: one.listen()
+memory = ctypes.CDLL(None).shmget(4321, 4096, 0o1666)
+print(os.getpid(), held[2].getsockname()[1], len([n for n in os.listdir("/proc/self/task")]))
+"""
+
+
+async def test_two_kernels_do_not_reach_each_other(place: Place) -> None:
     async with running(place.launch) as one, running(place.launch) as other:
-        await run(other, "open('mine', 'w').write('x')")
-        pid = await told(other, "__import__('os').getpid()")
-        assert await told(one, f"__import__('os').kill({pid}, 9)") == "PermissionError"
-        assert await told(one, f"open('/proc/{pid}/environ').read()") == "PermissionError"
-        assert await told(one, f"open('/proc/{pid}/root{other.workdir}/mine').read()") == "PermissionError"
-        assert await told(one, READS.format(str(other.workdir / "mine"))) == "PermissionError"
-        for folder in (place.launch.workdir, place.launch.runtime / "k", Path("/tmp"), Path("/dev/shm")):
-            assert await told(one, f"__import__('os').listdir({str(folder)!r})") == "PermissionError"
+        [said] = (await run(other, LISTENS)).outputs
+        pid, port, _ = map(int, said.text.split())  # type: ignore[union-attr]
+        forked = SOCKET in place.launch.env
+        if forked:
+            assert await told(one, f"__import__('os').kill({pid}, 0)") == "PermissionError"
+            for file in ("environ", "mem", "maps"):
+                assert await told(one, f"open('/proc/{pid}/{file}', 'rb').read(1)") == "PermissionError"
+            for link in ("cwd", "root", "fd/1", "ns/mnt"):
+                assert await told(one, f"__import__('os').readlink('/proc/{pid}/{link}')") in FAILED
+            attach = f"__import__('ctypes').CDLL(None).ptrace(16, {pid}, 0, 0)"
+            assert await told(one, attach) == -1
+        for path in (other.workdir / "mine", Path("/tmp/mine"), Path("/dev/shm/mine")):
+            assert await told(one, READS.format(str(path))) in FAILED
+        for folder in (one.workdir.parent, place.launch.runtime / "k"):
+            listed = await told(one, f"__import__('os').listdir({str(folder)!r})")
+            assert listed == "PermissionError" or listed == [one.workdir.name]
+        for beside in ("../" + other.workdir.name, f"/proc/self/cwd/../{other.workdir.name}"):
+            assert await told(one, f"__import__('os').listdir({beside!r})") in FAILED
+        there = f"__import__('os').path.exists('/proc/self/fd/%d/../../work/{other.workdir.name}' % n)"
+        assert await told(one, f"[n for n in range(64) if {there}]") == []
+        connects = "__import__('socket').socket({}).connect({!r})"
+        theirs = str(place.launch.runtime / "k" / other.workdir.name / "kernel.json-ipc-2")
+        for address in ("\0canary", "/tmp/socket", theirs):
+            assert await told(one, connects.format(1, address)) in FAILED
+        if hardened(place):
+            assert await told(one, connects.format(2, ("127.0.0.1", port))) == "ConnectionRefusedError"
+            names = await told(one, READS.format("/proc/net/unix"))
+            assert other.workdir.name not in names
+            assert "canary" not in names
+        assert await told(one, "__import__('ctypes').CDLL(None).shmget(4321, 4096, 0)") == -1
         assert await told(one, "str(__import__('multiprocessing').Lock())") == "<Lock(owner=None)>"
+        loop = "(lambda s, c: (s.bind(('127.0.0.1', 0)), s.listen(), c.connect(s.getsockname()), 'reached')[3])"
+        assert await told(one, f"{loop}(__import__('socket').socket(), __import__('socket').socket())") == "reached"
         assert await told(other, READS.format("mine")) == "x"
 
 
@@ -411,10 +497,10 @@ def test_a_machine_without_a_part_is_told_of_it(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(machine, "_bubblewrap", lambda: None)
     monkeypatch.setattr(machine, "version", lambda: 3)
     with pytest.raises(ConfinementUnavailable) as caught:
-        asyncio.run(machine.confine("required", BOUNDS, ()))
+        asyncio.run(machine.confine("required", BOUNDS, Exposure()))
     assert caught.value.extra["missing"] == ["bubblewrap", "landlock"]
     assert "apt-get install bubblewrap" in caught.value.hint
-    found = asyncio.run(machine.confine("auto", BOUNDS, ()))
+    found = asyncio.run(machine.confine("auto", BOUNDS, Exposure()))
     assert (found.state()["profile"], found.state()["bubblewrap"]) == ("default", "not installed")
 
 
@@ -423,7 +509,7 @@ def test_bubblewrap_that_may_not_run_is_not_used(monkeypatch: pytest.MonkeyPatch
     program.write_text("#!/bin/sh\necho 'bwrap: setting up uid map: Permission denied' >&2\nexit 1\n")
     program.chmod(0o755)
     monkeypatch.setattr(machine, "_bubblewrap", lambda: program)
-    found = asyncio.run(machine.confine("auto", BOUNDS, ()))
+    found = asyncio.run(machine.confine("auto", BOUNDS, Exposure()))
     assert found.bubblewrap is None
     assert "setting up uid map" in found.state()["bubblewrap"]
 
@@ -468,3 +554,79 @@ def test_a_hardened_service_gives_the_network_to_functions_that_ask_for_it(tmp_p
         for _ in range(2):
             assert client.post("/functions/alone/call", json={}).json()["result"] == ["lo"]
             assert client.post("/functions/online/call", json={}).json()["result"] == host
+
+
+APPENDS = """
+import os
+opened = []
+for path in {paths!r}:
+    try:
+        with open(path, "a"):
+            opened.append(path)
+    except OSError:
+        pass
+try:
+    listed = os.listdir({user!r})
+except OSError:
+    listed = []
+[opened, [name for name in listed if name not in (".pyenv", ".local")]]
+"""
+
+
+@pytest.mark.skipif(not PARTS["bubblewrap"].ok, reason=f"NOT TESTED: bubblewrap: {PARTS['bubblewrap'].detail}")
+@pytest.mark.parametrize("fork", [True, False])
+def test_code_of_a_caller_opens_nothing_of_the_service_whatever_kernel_it_gets(
+    fork: bool, tmp_path_factory: pytest.TempPathFactory, cache: Path, shown: Path
+) -> None:
+    folder = tmp_path_factory.mktemp("attacked")
+    with (
+        running_server(folder, cache, fork=fork, pool_size=1, mounts=f"{shown}:rw") as server,
+        server.client() as client,
+    ):
+        if fork:
+            wait_until(lambda: client.get("/healthz").json()["fork"] == "ready")
+        folders = (server.home, server.functions, folder / "jupyter/kernels", cache, Path(sys.base_prefix))
+        files = [ROOT / "server/reading.py", ROOT / ".venv/pyvenv.cfg", Path(find_uv_bin()), server.home / "token"]
+        specs = sorted((folder / "jupyter/kernels").glob("*/kernel.json"))
+        assert specs
+        paths = [str(path) for path in (*files, *specs, *(here / "canary" for here in folders))]
+        code = APPENDS.format(paths=paths, user=str(Path.home()))
+        bodies: list[dict[str, Any]] = [{"code": code}]
+        for wanted in ({}, {"pinned": True}):
+            session = client.post("/sessions", json=wanted).json()["id"]
+            bodies += [{"code": code, "session": session}]
+        for body in bodies:
+            answer = client.post("/execute", json=body).json()
+            found, listed = ast.literal_eval(answer["result"])
+            assert listed == []
+            # In `/tmp`, where the homes of tests are, a kernel has files of its own.
+            assert not [path for path in found if not path.startswith("/tmp/")]
+        assert len(server.token) > 20
+        assert not [here for here in folders if (here / "canary").exists()]
+        assert all(json.loads(path.read_text()) for path in specs)
+        client.post("/execute", json={"code": f"open({str(shown / 'result')!r}, 'w').write('mine')"})
+        assert (shown / "result").read_text() == "mine"
+
+
+LOOKS = """
+import os, socket
+print([path for path in {paths!r} if os.path.exists(path)], [name for _, name in socket.if_nameindex()])
+"""
+
+
+def test_sources_are_read_by_a_process_that_sees_python_and_itself(tmp_path: Path) -> None:
+    if not PARTS["bubblewrap"].ok:
+        pytest.skip(f"NOT TESTED: bubblewrap: {PARTS['bubblewrap'].detail}")
+    exposure, python = Exposure(mounts=(Mount(tmp_path),), hidden=(ROOT,)), Path(sys.executable).resolve()
+    confinement = asyncio.run(machine.confine("auto", BOUNDS, exposure))
+    paths = [str(path) for path in (ROOT / "server/api.py", ROOT / ".venv/bin", tmp_path, Path.home() / ".bashrc")]
+
+    async def ask() -> tuple[sandbox.Finished, sandbox.Finished]:
+        reader = await start_reader(confinement)
+        argv: list[str | Path] = [python, "-I", "-S", "-c", LOOKS.format(paths=paths)]
+        looked = await sandbox.run(argv, env={}, timeout=60, cage=reader.cage)
+        return looked, await reader.finish(b'["def f(): pass"]', 60)
+
+    looked, read = asyncio.run(ask())
+    assert looked.stdout.decode().strip() == "[] ['lo']", looked.stderr
+    assert b'"name": "f"' in read.stdout, read.stderr

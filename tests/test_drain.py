@@ -69,9 +69,9 @@ class Asking:
         return answer
 
 
-def test_what_is_going_on_ends_and_nothing_else_is_taken(tmp_path: Path, cache: Path) -> None:
+def test_what_is_going_on_ends_and_nothing_else_is_taken(tmp_path: Path, shown: Path, cache: Path) -> None:
     with running_server(tmp_path, cache, pool_size=1, drain_seconds=60) as server, server.client() as client:
-        asking = Asking(server, tmp_path)
+        asking = Asking(server, shown)
         running = asking.execute(UNTIL + "6 * 7", "execution")
         code = asking.code(UNTIL + "print('last')", "stream")
         streaming = asking.ask(lambda c: list(stream(c, "/execute", {"code": code})))
@@ -107,11 +107,13 @@ def asked(text: str) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": text}]}
 
 
-def test_a_turn_of_chat_that_lasts_too_long_is_told_so(tmp_path: Path, cache: Path, provider: Provider) -> None:
+def test_a_turn_of_chat_that_lasts_too_long_is_told_so(
+    tmp_path: Path, shown: Path, cache: Path, provider: Provider
+) -> None:
     for key in ("seen", "whole"):
         provider.write_down(key, Silence())
     with running_server(tmp_path, cache, provider.environment, pool_size=0, drain_seconds=600, model="m") as server:
-        asking = Asking(server, tmp_path)
+        asking = Asking(server, shown)
         body = {"conversation": "k", **asked("seen")}
         seen = asking.ask(lambda c: list(stream(c, "/chat", body)))
         whole = asking.ask(lambda c: c.post("/chat", json=asked("whole")))
@@ -160,9 +162,9 @@ async def test_events_end_where_time_is_up_and_who_makes_them_is_cancelled() -> 
         await read(making())
 
 
-def test_what_lasts_too_long_is_cut_and_told_so(tmp_path: Path, cache: Path) -> None:
+def test_what_lasts_too_long_is_cut_and_told_so(tmp_path: Path, shown: Path, cache: Path) -> None:
     with running_server(tmp_path, cache, pool_size=1, drain_seconds=600, max_running=3, import_timeout=60) as server:
-        asking = Asking(server, tmp_path)
+        asking = Asking(server, shown)
         running = asking.execute(UNTIL, "execution")
         stubborn = asking.execute(
             STUBBORN + "while True:\n    try: time.sleep(60)\n    except BaseException: pass", "stubborn"

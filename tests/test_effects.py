@@ -15,7 +15,7 @@ import docstring_parser
 import pytest
 
 from server import allowlist
-from server.functions import READER
+from server.readers import PROGRAM as READER
 from server.reading import FILES, read
 from tests.effects_samples import CHANGING, READING, TRICKS
 

@@ -35,7 +35,6 @@ from server.errors import (
 )
 from server.functions import (
     MAX_SOURCE,
-    READER,
     Declared,
     Draft,
     Effects,
@@ -46,6 +45,7 @@ from server.functions import (
     parse,
     parse_all,
 )
+from server.readers import PROGRAM
 from server.reading import read, script_block
 from server.variables import check_env
 
@@ -350,7 +350,7 @@ def test_any_text_is_read_or_refused(source: str) -> None:
 
 
 def test_the_reader_answers_json_for_each_source() -> None:
-    argv = [sys.executable, "-I", "-S", str(READER), str(Path(docstring_parser.__file__).parents[1])]
+    argv = [sys.executable, "-I", "-S", str(PROGRAM), str(Path(docstring_parser.__file__).parents[1])]
     sent = json.dumps([DEF, "def"]).encode()
     done = subprocess.run(argv, input=sent, env={}, capture_output=True, check=True)
     facts, broken = json.loads(done.stdout)

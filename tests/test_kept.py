@@ -36,6 +36,12 @@ FUNCTIONS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.fixture
+def tmp_path(shown: Path) -> Path:
+    """A folder that kernels may write, too."""
+    return shown
+
+
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, cache: Path, provider: Provider) -> Iterator[Server]:
     """A service whose model says what tests wrote down."""
@@ -174,11 +180,12 @@ def test_who_leaves_while_the_model_thinks_loses_nothing(
 def test_a_turn_that_was_killed_is_gone_on_with_by_another_process(
     tmp_path: Path, cache: Path, provider: Provider
 ) -> None:
-    marks = tmp_path / "marks"
+    own, marks = tmp_path.with_name(f"{tmp_path.name}-own"), tmp_path / "marks"
     marks.mkdir()
+    more = {**provider.environment, "AIGBB_MOUNTS": f"{tmp_path}:rw"}
     calls = [("slow", {"folder": str(marks), "name": name}) for name in ("done", "killed", "never")]
     provider.write_down("killed", asks(*calls), says("I see."))
-    with running_server(tmp_path, cache, provider.environment, model="m") as server, server.client() as client:
+    with running_server(own, cache, more, model="m") as server, server.client() as client:
         register(client, SLOW, effects="write", confirm="never")
         turn = threading.Thread(target=lambda: _quietly(server, {"conversation": "k", "messages": [user("killed")]}))
         turn.start()
@@ -187,7 +194,7 @@ def test_a_turn_that_was_killed_is_gone_on_with_by_another_process(
         until(lambda: (marks / "killed begun").exists() and (marks / "killed begun").read_text() == "once\n")
         server.stop(signal.SIGKILL)
         turn.join()
-    with running_server(tmp_path, cache, provider.environment, model="m") as server, server.client() as client:
+    with running_server(own, cache, more, model="m") as server, server.client() as client:
         kept = client.get("/conversations/k").json()
         assert kept["status"] == "interrupted" and len(kept["messages"]) == 2
         after = chat(client, "k")

@@ -57,6 +57,12 @@ FUNCTIONS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.fixture
+def tmp_path(shown: Path) -> Path:
+    """A folder that kernels may write, too."""
+    return shown
+
+
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, cache: Path, provider: Provider) -> Iterator[Server]:
     """A service whose model says what tests wrote down."""

@@ -1,17 +1,23 @@
 """What a process does to itself before any of users' code runs in it: limits, and Landlock's rules.
 
 AIGBB_RULES in its environment says what, as JSON: {"limits": {name: number}, "wrapped": whether a sandbox is around
-it, "landlock": {"read": paths, "write": paths}}, the last where there is to be a domain of its own.
+it, "scoped": whether Landlock holds back signals and abstract sockets to processes outside,
+"landlock": {"read": paths, "write": paths}, where there is to be a domain of its own,
+"namespaces": what `namespaces.enter` takes, for a kernel that is forked, and "filter", a program in base64 that refuses
+system calls}.
 """
 
+import base64
 import ctypes
 import json
 import os
 import resource
 import stat
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from typing import Any
+
+from . import namespaces
 
 RULES = "AIGBB_RULES"
 
@@ -28,7 +34,7 @@ SCOPES = {6: 0b11}  # abstract sockets, and signals, to who is outside
 READ = EXECUTE | READ_FILE | READ_DIR
 DEVICES = ("/proc", "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/ptmx",
            "/dev/pts")  # fmt: skip
-SHARED = "/dev/shm"  # noqa: S108  # of all kernels of a parent: names there are random, and can't be listed
+OWN = ("/dev/shm", "/tmp")  # noqa: S108  # private in a sandbox
 OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | 1 << 14 | IOCTL
 
 
@@ -38,15 +44,42 @@ def take(environment: MutableMapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def apply(rules: MutableMapping[str, Any]) -> None:
-    """Be bound by them from now on, and with all that is started from here. Raises OSError, ValueError."""
+def apply(rules: MutableMapping[str, Any], *, forked: bool = False) -> None:
+    """Be bound by them from now on, and with all that is started from here. Raises OSError, ValueError.
+
+    forked: from a warm parent, whose sandbox this process shares with others until it has namespaces of its own.
+    """
+    own = rules.get("namespaces") if forked else None
+    if own is not None:
+        enter_own(own)
     for name, wanted in rules.get("limits", {}).items():
         kind = getattr(resource, name)
         _, most = resource.getrlimit(kind)
         value = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
         resource.setrlimit(kind, (value, value))
+    if own is not None:
+        namespaces.give_up()
     if (paths := rules.get("landlock")) is not None:
         restrict(paths["read"], paths["write"])
+    elif rules.get("scoped"):
+        scope()
+    if own is not None and own["filter"]:
+        namespaces.refuse_calls(base64.b64decode(own["filter"]))
+
+
+def enter_own(wanted: Mapping[str, Any]) -> None:
+    """Enter namespaces. Raises OSError that says what it was for: the kernel's last words."""
+    try:
+        namespaces.enter(wanted)
+    except OSError as error:
+        raise OSError(error.errno, f"the kernel's own namespaces could not be set up: {error}") from error
+
+
+def scope() -> None:
+    """No signal and no abstract socket to a process that is not started from here, and all else as before."""
+    scopes = next((found for since, found in SCOPES.items() if since <= version()), 0)
+    if scopes:
+        bind(call(CREATE, (ctypes.c_uint64 * 3)(0, 0, scopes), 24, 0))
 
 
 def version() -> int:
@@ -69,9 +102,17 @@ def restrict(read: Sequence[str], write: Sequence[str]) -> None:
             allow(ruleset, path, READ, rights)
         for path in DEVICES:
             allow(ruleset, path, READ | WRITE_FILE | IOCTL, rights)
-        allow(ruleset, SHARED, rights & ~READ_DIR, rights)
-        for path in write:
+        for path in (*OWN, *write):
             allow(ruleset, path, rights, rights)
+    except BaseException:
+        os.close(ruleset)
+        raise
+    bind(ruleset)
+
+
+def bind(ruleset: int) -> None:
+    """Enter the domain of a ruleset, and close that."""
+    try:
         libc().prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0)
         call(RESTRICT, ruleset, 0)
     finally:

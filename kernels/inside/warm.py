@@ -12,6 +12,7 @@ JSON, and is answered by lines of JSON:
 """
 
 import contextlib
+import fcntl
 import gc
 import importlib
 import itertools
@@ -243,12 +244,14 @@ class Parent:
             adopt()
             held = request.connection.detach()
             close_all_but({0, 1, 2, held} if not asked["owned"] else {0, 1, 2})
-            os.chdir(asked["cwd"])
             rules = confine.take(asked["env"])
+            confine.apply(rules, forked=True)
+            if "namespaces" in rules:
+                hold_again(os.environ["AIGBB_GENERATION"], int(os.environ["AIGBB_LOCK"]))
+            os.chdir(asked["cwd"])  # what was open before shows what is covered now
             os.environ.clear()
             os.environ.update(asked["env"])
             os.environ.update(self.library.environment)
-            confine.apply(rules)
             if asked["owned"]:
                 fonts.provide()
             fonts.look_again()
@@ -335,6 +338,14 @@ def close_all_but(kept: set[int]) -> None:
     for low, high in itertools.pairwise(limits):
         if low + 1 < high:  # an empty range would be taken for all
             os.closerange(low + 1, high)
+
+
+def hold_again(generation: str, lock: int) -> None:
+    """Have the generation's lock in this process's own view of files: the old one leads to what others see."""
+    descriptor = os.open(generation, os.O_RDONLY | os.O_CLOEXEC)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    os.dup2(descriptor, lock, inheritable=False)
+    os.close(descriptor)
 
 
 def memory() -> int:
