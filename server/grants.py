@@ -303,8 +303,9 @@ def not_granted(detail: str, grant: Grant) -> SecretNotGranted:
     """Return the refusal, which says who can grant the secret, and how."""
     hint = (
         f"Only an admin or a key with the scope secrets:grant can register this source. They can also approve the "
-        f'active source of {grant.function}: PUT /secrets/{grant.secret} {{"functions": ["{grant.function}"]}}, '
-        f"or `aigbb secrets grant {grant.secret} --function {grant.function}`."
+        f'active source of {grant.function}: PUT /secrets/{grant.secret} {{"functions": ["{grant.function}", ...]}}, '
+        f"or `aigbb secrets grant {grant.secret} --function {grant.function} ...`. "
+        "The list replaces the one that GET /secrets shows."
     )
     secrets, scopes = [grant.secret], ["secrets:grant"]
     return SecretNotGranted(detail, hint=hint, function=grant.function, secrets=secrets, scopes=scopes)

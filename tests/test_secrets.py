@@ -268,6 +268,7 @@ def test_an_author_has_no_secret_until_it_names_the_function_with_its_source(cli
     refused = problem(author.post("/register", json=body), 403, "secret_not_granted")
     assert (refused["function"], refused["scopes"]) == ("levy", ["secrets:grant"])
     assert "PUT /secrets/CHARGE_KEY" in refused["hint"]
+    assert "replaces" in refused["hint"]  # whoever follows it word by word would withdraw the others
     problem(author.post("/register/batch", json={"functions": [body]}), 403, "secret_not_granted")
     problem(author.post("/register", json={**body, "dry_run": True}), 403, "secret_not_granted")
     problem(author.get("/secrets"), 403, "forbidden")
@@ -310,6 +311,61 @@ def test_what_a_granted_function_imports_is_not_replaced_by_an_author(client: ht
     assert "using" in next(one["functions"] for one in client.get("/secrets").json() if one["name"] == "SHOWN")
     for name in ("using", "thief", "helper"):
         client.delete(f"/functions/{name}")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from . import show",
+        "from .show import os as system",
+        "from aigbb_functions import *",
+        "import aigbb_functions.show as module",
+        "import aigbb_functions as af; af.show",
+    ],
+)
+def test_no_form_of_import_gives_an_author_the_secret_of_another_function(
+    client: httpx2.Client, key: Key, statement: str
+) -> None:
+    author = key("functions:register", "functions:read")
+    source = f"{statement}\n\ndef taker() -> int:\n    return 1\n"
+    problem(author.post("/register", json={"source": source}), 403, "secret_not_granted")
+    problem(client.get("/functions/taker"), 404, "unknown_function")
+
+
+def test_no_way_of_changing_functions_brings_other_code_to_a_secret(
+    client: httpx2.Client, server: Server, key: Key
+) -> None:
+    author = key("functions:register", "functions:read", "execute:function")
+    evil = "import os\n\ndef part() -> str:\n    return os.environ.get('SHOWN', 'none')[::-1]\n"
+    good = "def part() -> str:\n    return 'good'\n"
+    source = "from aigbb_functions import part\n\ndef whole() -> str:\n    return part()\n"
+    register(author, evil)
+    register(author, good)
+    register(client, source, secrets=["SHOWN"])
+    problem(author.post("/functions/part/activate", json={"version": 1}), 403, "secret_not_granted")
+    both = [{"source": evil}, {"source": source}]
+    problem(author.post("/register/batch", json={"functions": both}), 403, "secret_not_granted")
+    file = server.functions / "part.py"
+    there = file.read_text()
+    file.write_text(evil)
+    assert [one["code"] for one in author.post("/sync").json()["problems"]] == ["secret_not_granted"]
+    file.write_text(there)
+    assert call(author, "part@1")["result"] == "enon"
+    assert call(author, "whole")["result"] == "good"
+    # Without its secret the function is anybody's, and no version of it has the secret with the new code.
+    register(author, source)
+    register(author, evil)
+    assert call(author, "whole")["result"] == "enon"
+    for path, body in [
+        ("/functions/whole@1/call", {}),
+        ("/functions/whole/activate", {"version": 1}),
+        ("/register", {"source": source, "secrets": ["SHOWN"]}),
+    ]:
+        problem(author.post(path, json=body), 403, "secret_not_granted")
+    for name in ("whole", "part"):
+        assert author.delete(f"/functions/{name}").status_code == 204
+    renamed = source.replace("whole", "Whole").replace("part", "show")
+    problem(author.post("/register", json={"source": renamed}), 403, "secret_not_granted")
 
 
 def test_an_author_does_not_steer_a_function_that_has_a_secret(client: httpx2.Client, key: Key) -> None:
