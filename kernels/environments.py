@@ -25,6 +25,7 @@ from kernels.inspecting import inspect
 from kernels.packages import Lock, Uv, faulty_package
 from kernels.progress import Report, Step
 from kernels.sandbox import Finished
+from kernels.storage import refusal, says_full
 from kernels.untrusted_files import remove_tree
 
 KERNEL_PREFIX = "aigbb_functions_kernel_"
@@ -80,6 +81,15 @@ class Generation:
         with self.claimed() as idle:
             return not idle
 
+    @property
+    def works(self) -> bool:
+        """Whether its interpreter is there."""
+        return os.access(self.python, os.X_OK)
+
+    def parts(self) -> tuple[Path, ...]:
+        """The folders in which something comes or goes when an installed package does, or the interpreter."""
+        return (self.python.parent, *self.folder.glob("venv/lib/python3*/site-packages"))
+
     def missing(self) -> str | None:
         """The first file of an installed package that is gone or has another length; None if there is none."""
         folders = list(self.folder.glob("venv/lib/python3*/site-packages"))
@@ -115,7 +125,8 @@ class Environments:
         """Install `lock` into a fresh environment and give it its number.
 
         It is made under another name and renamed when complete, so a folder with a number is whole.
-        Raises BuildFailed, InvalidPackage, UnsafePackage, IndexUnavailable, InsufficientStorage; what was begun is
+        Raises BuildFailed, InvalidPackage, UnsafePackage, IndexUnavailable, InsufficientStorage, StorageFailed; what
+        was begun is
         removed.
         """
         aside = self.home.generations / f".building-{number}"
@@ -127,7 +138,7 @@ class Environments:
             compiled = await on_disk(self._carry_bytecode, lock, previous, aside)
             await on_disk(aside.rename, final)
         except OSError as error:
-            raise InsufficientStorage(f"The environment could not be written: {error.strerror}.") from error
+            raise refusal("The environment could not be written", error) from error
         finally:
             await on_disk(_remove, aside)
         return Generation(number, final, lock, compiled)
@@ -146,7 +157,7 @@ class Environments:
     def find(self, number: int, lock: Lock) -> Generation | None:
         """The generation if its folder is there with a working interpreter and was made from this lock, else None."""
         generation = self.at(number, lock)
-        return generation if os.access(generation.python, os.X_OK) and generation.built_from == lock.text else None
+        return generation if generation.works and generation.built_from == lock.text else None
 
     def at(self, number: int, lock: Lock | None = None) -> Generation:
         """The generation of a number, there or not."""
@@ -161,17 +172,25 @@ class Environments:
         for left in self.home.generations.glob(".*/"):
             _remove(left)
         for number in set(self.numbers()) - set(committed):
-            self._delete(number)
+            _remove(self._doom(number))
 
-    def prune(self, keep: Collection[int], newest: int) -> list[int]:
-        """Delete generations older than `newest` that are neither kept nor in use. Returns their numbers."""
+    def doom(self, keep: Collection[int], newest: int) -> list[int]:
+        """Take generations older than `newest` away that are neither kept nor in use. Returns their numbers.
+
+        What is left of them, and of those before, is in `doomed` and may be deleted whenever there is time.
+        """
         removed = []
         for number in sorted(n for n in self.numbers() if n < newest and n not in keep):
             with self.at(number).claimed() as idle:
                 if idle:
-                    self._delete(number)
+                    self._doom(number)
                     removed.append(number)
         return removed
+
+    @property
+    def doomed(self) -> list[Path]:
+        """Folders to delete, which no generation has any more."""
+        return sorted(self.home.generations.glob(".removing-*"))
 
     def gather(self, generation: Generation, *, keep: bool) -> None:
         """Give a generation the compiled files that an import left in its `bytecode`. Raises OSError.
@@ -201,11 +220,11 @@ class Environments:
     def _kept(self, lock: Lock) -> Bytecode:
         return Bytecode(self.home.cache / "bytecode" / lock.digest)
 
-    def _delete(self, number: int) -> None:
+    def _doom(self, number: int) -> Path:
         """Renamed first: a folder with a number is whole, even when we are killed in between."""
         doomed = self.home.generations / f".removing-{number}"
-        self.at(number).folder.rename(doomed)
         _remove(doomed)
+        return self.at(number).folder.rename(doomed)
 
 
 def _lost(record: Path) -> Iterator[str]:
@@ -254,7 +273,7 @@ def _raise_for(finished: Finished) -> None:
     if finished.returncode == 0 and not finished.timed_out:
         return
     log = finished.stderr.strip()[-4000:]
-    if "No space left on device" in log:
+    if says_full(log):
         raise InsufficientStorage("The disk is full.", log=log)
     if faulty := faulty_package(log):
         raise faulty

@@ -13,6 +13,9 @@ AigbbError
 ├── BuildFailed                 500  an environment could not be installed
 ├── UnsafePackage               422  a package would do what none may
 ├── InsufficientStorage         507
+├── StorageFailed               500  a file of the service cannot be read or written, and the disk is not full
+├── ProcessUnavailable          503  a child process cannot be started, or is given no time
+├── EnvironmentDamaged          503  files of the environment that serves are gone
 ├── ProbeError                       a function does not work in its environment
 │   ├── ImportFailed            422
 │   ├── MissingDependency       422
@@ -129,6 +132,27 @@ class InsufficientStorage(AigbbError):
 
     code, status = "insufficient_storage", 507
     hint = "Nothing was changed. Free space under the home folder, then send the same request again."
+
+
+class StorageFailed(AigbbError):
+    """A file of the service cannot be read or written, and not because the disk is full."""
+
+    code, status = "storage_failed", 500
+    hint = "Nothing was changed. The service's log names the file: `storage.failed`."
+
+
+class ProcessUnavailable(AigbbError):
+    """A child process could not be started, or got no time on a busy machine."""
+
+    code, status = "process_unavailable", 503
+    hint = "Nothing was changed. Send the same request again when the machine is less busy."
+
+
+class EnvironmentDamaged(AigbbError):
+    """Files of the environment that serves are gone or cut off: it is built again."""
+
+    code, status = "environment_damaged", 503
+    hint = "Nothing was changed. The environment is built again; send the same request again when /healthz says ok."
 
 
 class ProbeError(AigbbError):

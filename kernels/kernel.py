@@ -7,7 +7,6 @@ status have come, when the process has ended, or at its deadline.
 from __future__ import annotations
 
 import asyncio
-import errno
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import ExitStack, aclosing, suppress
@@ -29,6 +28,7 @@ from kernels.home import in_own_thread, on_disk
 from kernels.messages import from_call, from_message, left_out
 from kernels.outputs import Cap, Done, Output, Refused, Status
 from kernels.sandbox import kill_group, process_end
+from kernels.storage import is_full
 from kernels.tasks import CALL, Run, Task, resolve
 from kernels.workplace import Workplace, last_words
 
@@ -216,7 +216,7 @@ class Kernel:
                 printed = await on_disk(lambda: opened.enter_context(self._place.open()))
                 await self._start_process(printed)
             except (OSError, ValueError, NoSuchKernel) as error:
-                kind = InsufficientStorage if getattr(error, "errno", 0) == errno.ENOSPC else KernelStartFailed
+                kind = InsufficientStorage if isinstance(error, OSError) and is_full(error) else KernelStartFailed
                 raise kind(f"{self.name} could not be started: {error}.") from error
             self._channels = Channels(self._manager, self._context, self._hear)
             failure = await self._greet() or await self._channels.strange(self._manager)

@@ -41,6 +41,7 @@ from kernels.errors import (
 )
 from kernels.home import on_disk
 from kernels.progress import Report, Step
+from kernels.storage import says_full
 from kernels.suggestions import suggestions
 
 MAX_LINES = 100
@@ -321,7 +322,7 @@ def _explain(finished: sandbox.Finished, owners: Mapping[str, Sequence[str]]) ->
     text = re.sub(r"^(error|\s+cause): ?", "", finished.stderr.strip(), flags=re.MULTILINE)[-4000:]
     if finished.timed_out:
         return IndexUnavailable("Resolving did not come to an end in time.", explanation=text)
-    if re.search(r"No space left on device", text):
+    if says_full(text):
         return InsufficientStorage("The disk is full.", explanation=text)
     if faulty := faulty_package(text):
         return faulty

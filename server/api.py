@@ -76,7 +76,7 @@ health = APIRouter()
 @health.get(HEALTH, tags=["health"], summary="Whether the service serves")
 async def healthz(service: Here) -> wire.HealthAnswer:
     """Whether the service serves. The only route without a token."""
-    return wire.HealthAnswer.model_validate(service.health())
+    return wire.HealthAnswer.model_validate(await service.examined())
 
 
 @health.get(

@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sys
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
@@ -20,24 +18,26 @@ import structlog
 
 from kernels.confinement import Confinement
 from kernels.environments import Environments, Generation
-from kernels.errors import AigbbError, InsufficientStorage, KernelStartFailed
+from kernels.errors import AigbbError, EnvironmentDamaged, KernelStartFailed, ProbeError, StorageFailed
 from kernels.home import Home, on_disk
 from kernels.kernel import Kernel, Launch
 from kernels.kernelspecs import FORK, Shelf
 from kernels.packages import Uv
 from kernels.pool import LATER, Pool
-from kernels.progress import Report, Step
+from kernels.progress import Report, Step, silent
 from kernels.standby import Standby
+from kernels.storage import refusal
 from server.callers import Caller
 from server.errors import Forbidden
 from server.functions import Parsed, Warn
-from server.grants import GrantStore, RegistrationChange, admitted, granted
-from server.observing import Stage
+from server.grants import Grant, GrantStore, RegistrationChange, admitted
+from server.observing import Clock
 from server.planning import Plan, Planner
 from server.publishing import Publisher
+from server.reconciler import DeployedFiles, DeploymentFault, Duties, Reconciler, contents_of, make_whole
 from server.registry import Commit, Event, GenerationRow, Registry, State, Version, moment
 from server.settings import Settings
-from server.snapshots import Projection, is_whole, link_files, write_if_other, write_snapshot
+from server.snapshots import Projection, SnapshotContents, write_if_other
 from server.variables import check_conflicts
 from server.vault import Vault
 from server.verifying import Trial, Verified, Verifier
@@ -88,33 +88,8 @@ class Applied:
     warnings: Mapping[str, Sequence[Warn]]
 
 
-@dataclass
-class Clock:
-    """Milliseconds by stage, and since the beginning."""
-
-    timings: dict[str, float] = field(default_factory=dict)
-    stages: list[Stage] = field(default_factory=list)
-    started: float = field(default_factory=time.perf_counter)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time what is inside."""
-        start, ok = time.perf_counter(), False
-        try:
-            yield
-            ok = True
-        finally:
-            self.timings[name] = _milliseconds(start)
-            self.stages.append(Stage(name, start, time.perf_counter(), ok))
-
-    @property
-    def total(self) -> float:
-        """Milliseconds since the beginning."""
-        return _milliseconds(self.started)
-
-
 class Changer:
-    """Owns what serves, `async with`. Its callers see to it that changes come one at a time.
+    """Owns what serves, `async with`. Changes come one at a time: whoever makes one has the `turn`.
 
     launch says how a kernel of a generation is started.
     """
@@ -149,9 +124,10 @@ class Changer:
             Shelf(settings.kernelspecs_dir, home.path),
             settings.keep_generations,
         )
-        self._soon: asyncio.TimerHandle | None = None
-        self._tidying: asyncio.Task[None] | None = None
+        self.turn = asyncio.Lock()
+        self._reconciler = Reconciler(self.turn, Duties(lambda: self._files, self._clean, self._mend))
         self._serving: Serving | None = None
+        self._files: DeployedFiles | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -182,15 +158,13 @@ class Changer:
 
     async def resume(self, state: State, report: Report) -> None:
         """Serve what served last: its generation, built again if it is gone or does not start."""
-        await asyncio.to_thread(self._publisher.sweep, state)
+        await on_disk(self._publisher.sweep, state)
         await asyncio.to_thread(self._grants.reconcile, state)
         row = state.generation
         if row is None:
             return
-        snapshot = self._home.snapshots / str(state.snapshot)
-        functions = [version.function for version in state.active.values()]
-        if not await asyncio.to_thread(is_whole, snapshot, functions, state.variables_in_use()):
-            await on_disk(self._write_snapshot, state, state.snapshot)
+        snapshot, contents = self._snapshot(state), await asyncio.to_thread(contents_of, state)
+        await on_disk(make_whole, contents, snapshot, report)
         generation = self._environments.find(row.number, row.lock)
         try:
             if generation is None:
@@ -200,7 +174,9 @@ class Changer:
             report(Step("install", f"Building kernel {row.number} again. {error.detail}"))
             generation = await self._rebuild(row, report)
             kernel = await self._try_out(generation, snapshot)
-        self._serving = Serving(state, generation)
+        self._serve(
+            Serving(state, generation), await asyncio.to_thread(DeployedFiles.of, generation, snapshot, contents)
+        )
         await self._publish(None, report)
         self._pool.adopt(kernel)
 
@@ -228,21 +204,16 @@ class Changer:
         before = self._serving.state if self._serving else State()
         new = await asyncio.to_thread(self._number, change.parsed)
         after = before.with_changes([*new, *change.activated], change.removed, change.env)
-        others = {n: v.function.env for n, v in after.active.items() if n not in change.names}
-        check_conflicts(change.env, before.variables, others)
-        grants = admitted(self._grants, RegistrationChange(before, after, change.names, change.caller))
-        with clock.stage("resolve"):
-            plan = await self._planner.plan(after, before.generation, change.names, report)
-        if not change.may_install:
-            _check_packages(plan, before.generation)
-        after = replace(after, snapshot=await asyncio.to_thread(self._next_snapshot, before), generation=plan.row)
+        grants = self._admit(change, before, after)
         start: asyncio.Task[Kernel] | None = None
-        done = False
+        done, plan = False, None
         try:
+            with clock.stage("resolve"):
+                plan = await self._plan(change, before, after, report)
+            after = replace(after, snapshot=await asyncio.to_thread(self._next_snapshot, before), generation=plan.row)
             with clock.stage("build"):
                 generation = await self._environment(plan, report)
-                ahead = None if dry_run else self._ahead(before.snapshot)
-                await on_disk(self._write_snapshot, after, after.snapshot, ahead)
+                contents = await on_disk(self._write_snapshot, after)
             with clock.stage("verify"):
                 trial = replace(self._trial(generation, after, change, plan), grants=grants)
                 if plan.is_new:
@@ -254,35 +225,69 @@ class Changer:
             applied = Applied(plan, [*versions, *change.activated], verified.warnings)
             if not dry_run:
                 after = after.with_changes(versions, (), {})
-                await asyncio.to_thread(self._grants.approve, grants, change.caller)
-                await self._commit(change, after, versions, report, clock)
+                with clock.stage("switch"):
+                    report(Step("switch", "Committing"))
+                    await asyncio.to_thread(self._grants.approve, grants, change.caller)
+                    events = change.events(applied.versions)
+                    commit = Commit(change.reason, after, versions, change.activated, change.removed, events)
+                    files = await on_disk(self._commit, commit, generation, contents)
                 done = True
                 await asyncio.to_thread(self._grants.forget, change.removed)
         except OSError as error:
-            raise InsufficientStorage(f"The change could not be written: {error.strerror}.") from error
+            raise refusal("The change could not be made", error) from error
         finally:
-            if not done:
+            if not done and plan is not None:
                 await self._end_start(start)
                 await on_disk(self._undo, plan, after.snapshot)
         if not done:
             return applied
-        return await self._switch(change, applied, Serving(after, generation), kernel, report, clock)
+        return await self._switch(change, applied, Serving(after, generation), files, kernel, report, clock)
 
-    async def _commit(
-        self, change: Change, after: State, versions: Sequence[Version], report: Report, clock: Clock
-    ) -> None:
-        with clock.stage("switch"):
-            report(Step("switch", "Committing"))
-            events = change.events([*versions, *change.activated])
-            commit = Commit(change.reason, after, versions, change.activated, change.removed, events)
-            await on_disk(self._registry.commit, commit)
+    def _admit(self, change: Change, before: State, after: State) -> list[Grant]:
+        """Return the grants of secrets that come with a change. Raises VariableConflict, SecretNotGranted."""
+        others = {n: v.function.env for n, v in after.active.items() if n not in change.names}
+        check_conflicts(change.env, before.variables, others)
+        return admitted(self._grants, RegistrationChange(before, after, change.names, change.caller))
+
+    async def _plan(self, change: Change, before: State, after: State, report: Report) -> Plan:
+        plan = await self._planner.plan(after, before.generation, change.names, report)
+        if not change.may_install:
+            _check_packages(plan, before.generation)
+        if not plan.is_new and self._environment_is_lost():
+            plan = await asyncio.to_thread(self._planner.renewed, plan)
+        return plan
+
+    def _environment_is_lost(self) -> bool:
+        codes = {fault.code for fault in self._reconciler.faults}
+        return not self.serving.generation.python.exists() or "environment_damaged" in codes
+
+    def _commit(self, commit: Commit, generation: Generation, contents: SnapshotContents) -> DeployedFiles:
+        """Commit, once all is there that the snapshot must contain: what is committed is what kernels import."""
+        folder = self._snapshot(commit.state)
+        if (file := contents.fault(folder)) is not None:
+            log.error("snapshot.damaged", snapshot=str(folder), file=file)
+            raise StorageFailed("The snapshot lost a file before it was committed.")
+        files = DeployedFiles.of(generation, folder, contents)
+        self._registry.commit(commit)
+        return files
+
+    def _serve(self, serving: Serving, files: DeployedFiles) -> None:
+        self._serving, self._files = serving, files
+        self._reconciler.trust(files)
 
     async def _switch(
-        self, change: Change, applied: Applied, serving: Serving, kernel: Kernel | None, report: Report, clock: Clock
+        self,
+        change: Change,
+        applied: Applied,
+        serving: Serving,
+        files: DeployedFiles,
+        kernel: Kernel | None,
+        report: Report,
+        clock: Clock,
     ) -> Applied:
         """From here on the new state serves."""
         names = [*change.names, *change.removed] if self._serving else None
-        self._serving = serving
+        self._serve(serving, files)
         if applied.plan.is_new:
             await self._probes.drop()
         with clock.stage("publish"):
@@ -323,12 +328,13 @@ class Changer:
                 await start.result().stop()
 
     def _trial(self, generation: Generation, after: State, change: Change, plan: Plan) -> Trial:
-        snapshot = self._home.snapshots / str(after.snapshot)
         activated = [v.function.name for v in change.activated]
         imported = generation.lock if generation.compiled else None
-        if self._serving is not None:
+        if self._serving is not None and not plan.renewed:
             imported = self._serving.generation.lock
-        return Trial(generation, snapshot, after, change.parsed, activated, change.removed, plan.is_new, imported)
+        # A renewed environment has the packages that all others were imported with.
+        is_new, snapshot = plan.is_new and not plan.renewed, self._snapshot(after)
+        return Trial(generation, snapshot, after, change.parsed, activated, change.removed, is_new, imported)
 
     async def _compile(self, trial: Trial, report: Report) -> None:
         """Before anything else of a new environment runs, which would compile the same and could not keep it."""
@@ -336,17 +342,28 @@ class Changer:
         await on_disk(self._environments.gather, trial.generation, keep=trial.imported is None)
 
     async def _verify(self, trial: Trial, report: Report) -> Verified:
-        child = None if trial.is_new else await self._probes.take()
+        serves = self._serving is not None and trial.generation is self._serving.generation
+        child = await self._probes.take() if serves else None
         try:
             return await self._verifier.verify(replace(trial, child=child), report)
+        except ProbeError as error:
+            if serves:
+                await self._blame(error)
+            raise
         finally:
             if child is not None:
                 await child.stop()
 
+    async def _blame(self, error: ProbeError) -> None:
+        """Raise EnvironmentDamaged if that is why nothing can be imported: no author has to do with it."""
+        for fault in await self._reconciler.examine(packages=True):
+            if fault.code == "environment_damaged":
+                raise EnvironmentDamaged(fault.detail, retry_after=10) from error
+
     async def _environment(self, plan: Plan, report: Report) -> Generation:
         if not plan.is_new:
             return self.serving.generation
-        previous = self._serving.generation if self._serving else None
+        previous = self._serving.generation if self._serving and not plan.renewed else None
         return await self._environments.build(plan.row.number, plan.row.lock, previous, report)
 
     def _prepare(self, generation: Generation, snapshot: Path) -> None:
@@ -358,19 +375,13 @@ class Changer:
         taken = [int(p.name) for p in self._home.snapshots.iterdir() if p.name.isdecimal()]
         return max([state.snapshot, *taken]) + 1
 
-    def _ahead(self, number: int) -> Path:
-        """Where the files of a snapshot are linked ahead for the next one."""
-        return self._home.work / f"ahead-{number}"
+    def _snapshot(self, state: State) -> Path:
+        return self._home.snapshots / str(state.snapshot)
 
-    def _write_snapshot(self, state: State, number: int, ahead: Path | None = None) -> None:
-        functions = [version.function for version in state.active.values()]
-        numbers = {name: version.number for name, version in state.active.items()}
-        previous = self._home.snapshots / str(self._serving.state.snapshot) if self._serving else None
-        try:
-            variables, folder = state.variables_in_use(), self._home.snapshots / str(number)
-            write_snapshot(folder, functions, variables, numbers, previous, ahead, granted(functions))
-        except OSError as error:
-            raise InsufficientStorage(f"The snapshot could not be written: {error.strerror}.") from error
+    def _write_snapshot(self, state: State) -> SnapshotContents:
+        contents = contents_of(state)
+        contents.write(self._snapshot(state), self._snapshot(self._serving.state) if self._serving else None)
+        return contents
 
     def _undo(self, plan: Plan, number: int) -> None:
         """Remove what was made aside for a change that did not come about."""
@@ -384,48 +395,38 @@ class Changer:
 
     async def _publish(self, names: Collection[str] | None, report: Report) -> list[Warn]:
         warnings = await self._publisher.publish(self.serving.state, self.serving.generation, names, report)
-        if self._soon is not None:
-            self._soon.cancel()
-        self._soon = asyncio.get_running_loop().call_later(LATER, self._begin_tidying)
+        self._reconciler.clean_soon(LATER)
         return warnings
 
-    def _begin_tidying(self) -> None:
-        self._soon = None
-        self._tidying = asyncio.create_task(self._tidy(self._tidying))
+    # -- what goes on behind the changes
 
-    async def _tidy(self, before: asyncio.Task[None] | None) -> None:
-        """Delete what is old, and link what serves ahead of the next change."""
-        if before is not None:
-            await before
-        await self._prune()
-        await asyncio.to_thread(self._link_ahead, self.serving.state.snapshot)
+    async def examine(self, *, packages: bool = False) -> Sequence[DeploymentFault]:
+        """Return what is wrong with what serves; see `Reconciler.examine`. It is mended behind this."""
+        return await self._reconciler.examine(packages=packages)
 
-    async def _prune(self) -> None:
+    @property
+    def faults(self) -> Sequence[DeploymentFault]:
+        """What was wrong with what serves when it was last looked at."""
+        return self._reconciler.faults
+
+    async def clean(self) -> None:
+        """Delete what is old now, between the changes."""
+        await self._reconciler.clean()
+
+    def _clean(self) -> Iterator[int]:
         in_use = {self.serving.generation.number, *self._pool.generations()}
-        try:
-            await asyncio.to_thread(self._publisher.prune, self.serving.state, in_use)
-        except OSError as error:
-            log.warning("prune.failed", error=str(error))
+        return self._publisher.clean(self.serving.state, in_use)
 
-    def _link_ahead(self, number: int) -> None:
-        self._drop_ahead()
-        try:
-            link_files(self._home.snapshots / str(number), self._ahead(number))
-        except OSError as error:
-            log.debug("link_ahead.failed", error=str(error))  # the next snapshot's files are written, then
+    async def _mend(self) -> None:
+        """A change that changes nothing: its snapshot is made of what the registry holds, its environment of the lock.
 
-    def _drop_ahead(self) -> None:
-        for old in self._home.work.glob("ahead-*"):
-            shutil.rmtree(old, ignore_errors=True)
+        Kernels see by its number that there is another one, and import again what failed.
+        """
+        await self.apply(Change("repair", caller=Caller()), silent, Clock())
 
     async def finish(self) -> None:
-        """Delete what is old, which otherwise goes on behind the last change."""
-        if self._tidying is not None:
-            await self._tidying
-        if self._soon is not None:
-            self._soon.cancel()
-            await self._prune()
-        await asyncio.to_thread(self._drop_ahead)
+        """Leave off what goes on behind the changes, and delete what is old."""
+        await self._reconciler.finish()
 
 
 def _check_packages(plan: Plan, before: GenerationRow | None) -> None:
@@ -438,7 +439,3 @@ def _check_packages(plan: Plan, before: GenerationRow | None) -> None:
             scopes=["packages:install"],
             packages=new,
         )
-
-
-def _milliseconds(start: float) -> float:
-    return round((time.perf_counter() - start) * 1000, 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -12,13 +11,13 @@ import structlog
 
 from kernels.errors import InsufficientStorage
 from kernels.home import Home
+from kernels.storage import is_full
 from server.database import examine
 from server.errors import HomeUnusable, StoreDamaged
 from server.registry import Registry
 
 log = structlog.get_logger(__name__)
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _LOST = (
     "It was made anew from aigbb_functions/ and extra-requirements.txt. Lost with it: older versions, history, values "
     "of variables and secrets, API keys, conversations and approvals. If there is a backup: stop the service, then run "
@@ -33,7 +32,7 @@ def usable(home: Path) -> Iterator[None]:
         yield
     except OSError as error:
         what = f"{error.filename or home}: {error.strerror or error}"
-        if error.errno in _FULL:
+        if is_full(error):
             raise InsufficientStorage(f"The home could not be opened. {what}.") from error
         raise HomeUnusable(f"The home cannot be used. {what}.") from error
 

@@ -211,6 +211,9 @@ def _service(settings: Settings, client: Client) -> Iterator[Finding]:
         return
     detail = f"{health['status']} at {client.url}"
     yield Finding.of("service", health["status"] == "ok", detail, "Wait, or raise AIGBB_MAX_WAITING.", "warning")
+    for fault in health.get("faults", ()):
+        fix = "The service makes it again; if that fails, its log says why: deployment.not_mended."
+        yield Finding(str(fault["code"]), "problem", str(fault["detail"]), fix)
     try:
         kernels: list[dict[str, Any]] = client.request("GET", "/kernels")
     except ServiceProblem as error:

@@ -6,8 +6,10 @@ them is code, an argument, an output or a secret.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 # The outcome of work whose caller did not wait for its end.
 LEFT = "left"
@@ -111,3 +113,32 @@ class Observer:
         """This has happened."""
         for watch in self._watchers:
             watch(event)
+
+
+@dataclass
+class Clock:
+    """Milliseconds by stage, and since the beginning."""
+
+    timings: dict[str, float] = field(default_factory=dict)
+    stages: list[Stage] = field(default_factory=list)
+    started: float = field(default_factory=time.perf_counter)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time what is inside."""
+        start, ok = time.perf_counter(), False
+        try:
+            yield
+            ok = True
+        finally:
+            self.timings[name] = _milliseconds(start)
+            self.stages.append(Stage(name, start, time.perf_counter(), ok))
+
+    @property
+    def total(self) -> float:
+        """Milliseconds since the beginning."""
+        return _milliseconds(self.started)
+
+
+def _milliseconds(start: float) -> float:
+    return round((time.perf_counter() - start) * 1000, 1)

@@ -24,11 +24,15 @@ OWN_PACKAGES = "(extra-requirements.txt)"
 
 @dataclass(frozen=True)
 class Plan:
-    """What a change needs of the environment, and where its lock came from: kept, cache or index."""
+    """What a change needs of the environment, and where its lock came from: kept, cache or index.
+
+    renewed: it is new, and has the packages of the one that served: that one has lost files.
+    """
 
     row: GenerationRow
     resolution: str
     is_new: bool
+    renewed: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,10 @@ class Planner:
             return Plan(replace(row, inputs=inputs), resolved.source, is_new=False)
         number = await asyncio.to_thread(self._next_number)
         return Plan(GenerationRow(number, resolved.lock, inputs, moment()), resolved.source, is_new=True)
+
+    def renewed(self, plan: Plan) -> Plan:
+        """Return the plan with a new environment in place of the one that it keeps."""
+        return replace(plan, row=replace(plan.row, number=self._next_number()), is_new=True, renewed=True)
 
     def fits(self, state: State) -> bool:
         """Whether the state's generation was made for all that is asked for now. Raises InvalidRequirement."""

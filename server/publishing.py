@@ -5,24 +5,25 @@ Everything here can be done again: the start of the service does, after a crash 
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import structlog
 
 from kernels.environments import Environments, Generation
-from kernels.home import Home
+from kernels.home import Home, on_disk
 from kernels.kernelspecs import Shelf
 from kernels.progress import Report, Step
 from kernels.untrusted_files import remove_tree
 from server.functions import Warn
 from server.registry import Registry, State
-from server.snapshots import Projection, prune_snapshots, sweep_snapshots, write_if_other
+from server.snapshots import Projection, doom_snapshots, sweep_snapshots, write_if_other
 
 log = structlog.get_logger(__name__)
 
 RECENT_SNAPSHOTS = 5
+# What a change may have to wait for the clean-up, and after how many such steps a folder is left to the next one.
+STEP_SECONDS, STEPS = 0.03, 1000
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Publisher:
         )
         for message, step in steps:
             try:
-                await asyncio.to_thread(step)
+                await on_disk(step)
             except OSError as error:
                 log.error("publish.failed", step=message, error=str(error))
                 warnings.append(Warn("not_published", f"Not so yet: {message} ({error.strerror})."))
@@ -65,12 +66,16 @@ class Publisher:
         for left in self.home.work.iterdir():
             remove_tree(left)
 
-    def prune(self, state: State, in_use: Collection[int]) -> None:
-        """Delete generations beyond those kept, unless a kernel of them runs, and snapshots of none."""
+    def clean(self, state: State, in_use: Collection[int]) -> Iterator[int]:
+        """Delete generations beyond those kept, unless a kernel of them runs, and snapshots of none.
+
+        Each step is short, so that a change can come between two: the first one takes folders away, the others delete
+        what is in them. Raises OSError.
+        """
         assert state.generation is not None
         there = set(self.environments.numbers())
         numbers = [row.number for row in self.registry.generations() if row.number in there]
-        removed = self.environments.prune({*numbers[: self.keep], *in_use}, state.generation.number)
+        removed = self.environments.doom({*numbers[: self.keep], *in_use}, state.generation.number)
         if removed:
             log.info("generations.pruned", numbers=removed)
         left = there - set(removed)
@@ -78,7 +83,13 @@ class Publisher:
         # Code that runs now may still import from the snapshots before.
         recent = range(state.snapshot - RECENT_SNAPSHOTS, state.snapshot + 1)
         last = {self.registry.snapshot_of(number) for number in left}
-        prune_snapshots(self.home.snapshots, {*recent, *(n for n in last if n)}, state.snapshot)
+        doomed = doom_snapshots(self.home.snapshots, {*recent, *(n for n in last if n)}, state.snapshot)
+        yield len(doomed)
+        for folder in (*doomed, *self.environments.doomed):
+            for _ in range(STEPS):
+                if remove_tree(folder, seconds=STEP_SECONDS):
+                    break
+                yield 1
 
     def _point(self, state: State, generation: Generation) -> None:
         write_if_other(generation.pointer, str(self.home.snapshots / str(state.snapshot)))

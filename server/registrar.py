@@ -15,11 +15,11 @@ from kernels.progress import Report
 from kernels.standby import Standby
 from kernels.suggestions import suggestions
 from server.callers import Caller
-from server.changing import Applied, Change, Changer, Clock, Serving
+from server.changing import Applied, Change, Changer, Serving
 from server.errors import FunctionNotFound, MissingEnv, NameClash, StaleVersion, UnknownVersion
 from server.functions import Draft, Function, Parsed, Warn, parse_all
 from server.granting import check_granted
-from server.observing import LEFT, Changed, Observer
+from server.observing import LEFT, Changed, Clock, Observer
 from server.readers import Reader, start_reader
 from server.registry import Event, Registry, State, Version
 from server.variables import merged
@@ -77,7 +77,6 @@ class Registrar:
         self._registry = registry
         self._observer = observer
         self._vault = vault
-        self._turn = asyncio.Lock()
         self._reader = reader
         self._readers = Standby(reader)
 
@@ -114,7 +113,7 @@ class Registrar:
             with clock.stage("parse"):
                 parsed = _all_or_raise(await parse_all([w.draft for w in wanted], self._readers.take), names)
             names[:] = [p.function.name for p in parsed]
-            async with self._turn:
+            async with self._changer.turn:
                 for one, w in zip(parsed, wanted, strict=True):
                     _check_conditions(one.function, w, self.serving.state)
                     check_granted(one.function.name, one.function.secrets, self._vault)
@@ -140,7 +139,7 @@ class Registrar:
         UnknownVersion, MissingEnv, MissingSecret, and what its packages or its import deserve.
         """
         clock, action = Clock(), "activate"
-        async with self._ready_again(), self._audited(action, [name], caller, clock), self._turn:
+        async with self._ready_again(), self._audited(action, [name], caller, clock), self._changer.turn:
             before = self.serving
             version = await self.version(name, number, caller)
             if before.state.serves(version) and not env:
@@ -157,7 +156,7 @@ class Registrar:
     async def delete(self, name: str, caller: Caller, report: Report) -> None:
         """Take a function out of service; its versions stay. Raises FunctionNotFound, WouldBreak."""
         clock, action = Clock(), "delete"
-        async with self._ready_again(), self._audited(action, [name], caller, clock), self._turn:
+        async with self._ready_again(), self._audited(action, [name], caller, clock), self._changer.turn:
             version = find(self.serving.state.active, name)
             change = Change(
                 f"{action} {name}",
@@ -174,13 +173,13 @@ class Registrar:
 
         Raises AigbbError when nothing can serve.
         """
-        async with self._ready_again(), self._turn:
+        async with self._ready_again(), self._changer.turn:
             await self._changer.resume(await asyncio.to_thread(self._registry.state), report)
             return await self._take_over(Caller(), report)
 
     async def sync(self, caller: Caller, report: Report) -> Synced:
         """Register the files that are new or were edited since; one that is bad is left alone, and reported."""
-        async with self._ready_again(), self._turn:
+        async with self._ready_again(), self._changer.turn:
             return await self._take_over(caller, report)
 
     async def _take_over(self, caller: Caller, report: Report) -> Synced:

@@ -43,6 +43,7 @@ from server.loop import Means
 from server.metrics import Metrics
 from server.observing import Lost, Observer
 from server.readers import start_reader
+from server.reconciler import DeploymentFault
 from server.registrar import Registered, Registrar, Synced, Wanted
 from server.registry import Event, GenerationRow, Registry, Version
 from server.restoring import finish
@@ -83,8 +84,9 @@ class GenerationInfo:
 
 @dataclass(frozen=True)
 class Health:
-    """status is ok, full while another execution would be refused, or draining: it ends, and takes nothing new.
+    """status is ok, full while another execution would be refused, degraded, or draining: it takes nothing new.
 
+    faults is what is wrong with the files that serve: until they are made again, the status is degraded.
     fork is ready, or says why kernels are started one by one and not forked. confinement says what kernels are
     confined by.
     """
@@ -97,6 +99,7 @@ class Health:
     spares: int
     fork: str
     confinement: Mapping[str, str]
+    faults: Sequence[DeploymentFault]
     running: int
     waiting: int
     sessions: int
@@ -129,9 +132,9 @@ class Service:
         self.observer = Observer(self._metrics.note, Lines(requests=settings.access_log).note, tracing.note)
         limits = replace(settings.limits(), unforkable=confinement.unforkable)
         self.pool = Pool(lambda: self._launch(self.serving.generation), limits, self._lost)
-        self._changer = Changer(settings, home, registry, self.pool, self._launch, vault, stores.grants, confinement)
+        self.changer = Changer(settings, home, registry, self.pool, self._launch, vault, stores.grants, confinement)
         reader = partial(start_reader, confinement)
-        self._registrar = Registrar(self._changer, registry, self.observer, vault, reader)
+        self.registrar = Registrar(self.changer, registry, self.observer, vault, reader)
         self.replays = Replays(registry, stores.archive.clock)
         self.results = Results(home.results)
         self.vault = vault
@@ -140,9 +143,7 @@ class Service:
         self.executions = Executions(settings, self.pool, self.sessions, self.secrets, self.observer, self.audit.note)
         teller = Teller(self.results, settings.max_content)
         running = (self.executions, self.pool, teller)
-        self.calls = Calls(
-            settings, self._registrar, registry, *running, self._changer.generation, self._launch, tracing
-        )
+        self.calls = Calls(settings, self.registrar, registry, *running, self.changer.generation, self._launch, tracing)
         self._catalogs: dict[Reach, Catalog] = {}
         self._model = Model(settings)
         keeping = Keeping(settings.approval_seconds, settings.conversation_days * DAY)
@@ -176,7 +177,7 @@ class Service:
                     async with service._parts():
                         access.check_keys(service.keys.listed(), time.time())
                         with usable(home.path):
-                            synced = await service._registrar.start(report)
+                            synced = await service.registrar.start(report)
                         service.notes = [
                             *access.warnings,
                             *notes,
@@ -191,13 +192,13 @@ class Service:
     @asynccontextmanager
     async def _parts(self) -> AsyncIterator[None]:
         """Everything that has a lifetime, in the order in which one needs the other."""
-        async with self.audit, self.keys, self.pool, self.executions, self._changer, self._registrar, self._model:
+        async with self.audit, self.keys, self.pool, self.executions, self.changer, self.registrar, self._model:
             yield
 
     @property
     def serving(self) -> Serving:
         """What serves now."""
-        return self._changer.serving
+        return self.changer.serving
 
     # -- changes
 
@@ -205,21 +206,21 @@ class Service:
         self, wanted: Sequence[Wanted], caller: Caller, report: Report = silent, *, dry_run: bool = False
     ) -> list[Registered]:
         """Register functions; a caller who leaves does not stop it. Raises as `Registrar.register`."""
-        return await self._to_its_end(self._registrar.register(wanted, caller, report, dry_run=dry_run))
+        return await self._to_its_end(self.registrar.register(wanted, caller, report, dry_run=dry_run))
 
     async def activate(
         self, name: str, number: int, env: Mapping[str, str], caller: Caller, report: Report = silent
     ) -> Registered:
         """Have an older version serve again. Raises as `Registrar.activate`."""
-        return await self._to_its_end(self._registrar.activate(name, number, env, caller, report))
+        return await self._to_its_end(self.registrar.activate(name, number, env, caller, report))
 
     async def delete(self, name: str, caller: Caller) -> None:
         """Take a function out of service. Raises FunctionNotFound, WouldBreak."""
-        await self._to_its_end(self._registrar.delete(name, caller, silent))
+        await self._to_its_end(self.registrar.delete(name, caller, silent))
 
     async def sync(self, caller: Caller, report: Report = silent) -> Synced:
         """Register what changed in the functions' folder."""
-        return await self._to_its_end(self._registrar.sync(caller, report))
+        return await self._to_its_end(self.registrar.sync(caller, report))
 
     # -- functions
 
@@ -240,15 +241,15 @@ class Service:
 
     def function(self, name: str, caller: Caller) -> Version:
         """One active version. Raises FunctionNotFound."""
-        return self._registrar.find(name, caller)
+        return self.registrar.find(name, caller)
 
     async def versions(self, name: str, caller: Caller) -> list[Version]:
         """Every version of a function, newest first. Raises FunctionNotFound."""
-        return await self._registrar.versions(name, caller)
+        return await self.registrar.versions(name, caller)
 
     async def version(self, name: str, number: int, caller: Caller) -> Version:
         """One of them. Raises FunctionNotFound, UnknownVersion."""
-        return await self._registrar.version(name, number, caller)
+        return await self.registrar.version(name, number, caller)
 
     async def diff(self, name: str, number: int, against: int | None, caller: Caller) -> tuple[Version, Version, str]:
         """Two versions and the unified diff from the first to the second; by default from the one before.
@@ -278,10 +279,12 @@ class Service:
     def _generations(self) -> list[GenerationInfo]:
         current = self.serving.generation.number
         rows = self._registry.generations()
-        return [_describe(row, self._changer.generation(row), current) for row in rows]
+        return [_describe(row, self.changer.generation(row), current) for row in rows]
 
     def _status(self) -> str:
-        return "draining" if self.drain.state != "open" else "full" if self.pool.admission.full else "ok"
+        if self.drain.state != "open":
+            return "draining"
+        return "degraded" if self.changer.faults else "full" if self.pool.admission.full else "ok"
 
     def health(self) -> Health:
         """Whether it serves, and how busy it is. No secret, no name of a function."""
@@ -295,10 +298,16 @@ class Service:
             spares=self.pool.spares,
             fork=self.pool.forks.state,
             confinement=self.confinement.state(),
+            faults=self.changer.faults,
             running=running,
             waiting=waiting,
             sessions=len(self.pool.sessions()),
         )
+
+    async def examined(self) -> Health:
+        """Return the same, having looked whether the files that serve are there."""
+        await self.changer.examine()
+        return self.health()
 
     async def metrics(self, accept: str = "") -> tuple[bytes, str]:
         """The service in figures, as Prometheus reads them, and their media type."""
@@ -398,7 +407,7 @@ class Service:
     async def _finish(self) -> None:
         if self._tasks:
             await asyncio.wait(self._tasks)
-        await self._changer.finish()
+        await self.changer.finish()
 
 
 def _make_sound(home: Home, projection: Projection) -> list[str]:

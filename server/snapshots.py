@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,85 +83,107 @@ def render_init(names: Iterable[str]) -> str:
     return _INIT.format(names=f"(\n{listed})" if listed else "()", package=PACKAGE)
 
 
+@dataclass(frozen=True)
+class SnapshotContents:
+    """Every file of a snapshot, by its path in there, and what it holds: the manifest, the variables, the package.
+
+    It is made of what the registry holds, so it is what a folder is held against, and rebuilt from.
+    """
+
+    files: Mapping[str, bytes]
+
+    @classmethod
+    def of(
+        cls,
+        functions: Collection[Function],
+        variables: Mapping[str, str],
+        numbers: Mapping[str, int] | None = None,
+        secrets: Mapping[str, Sequence[str]] | None = None,
+    ) -> SnapshotContents:
+        """Return them for active functions. numbers are their versions by name, secrets the names that each needs."""
+        listed = sorted(functions, key=lambda f: f.name)
+        manifest = {f.name: _known(f, numbers or {}, secrets or {}) for f in listed}
+        sources = {f"{PACKAGE}/{f.name}.py": f.source.encode() for f in listed}
+        return cls(
+            {
+                **sources,
+                f"{PACKAGE}/__init__.py": render_init(f.name for f in listed).encode(),
+                _MANIFEST: json.dumps(manifest, sort_keys=True).encode(),
+                _VARIABLES: json.dumps(dict(variables), sort_keys=True).encode(),
+            }
+        )
+
+    def write(self, folder: Path, previous: Path | None = None) -> None:
+        """Write them under another name, then rename that: a folder with a number is whole. Raises OSError.
+
+        previous is a snapshot most of whose files are the same: those are linked, not written.
+        """
+        aside = folder.with_name(f".writing-{folder.name}")
+        for left in (aside, folder):
+            shutil.rmtree(left, ignore_errors=not left.exists())
+        try:
+            (aside / PACKAGE).mkdir(parents=True, mode=0o700)
+            for name, data in self.files.items():
+                if previous is None or name in _OWN or not _link(f"{previous}/{name}", f"{aside}/{name}", data):
+                    _put(f"{aside}/{name}", data)
+            # Not forced to the disk: after a power cut, `fault` tells what has to be written again.
+            aside.rename(folder)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)  # on a full disk every byte counts
+            raise
+
+    def fault(self, folder: Path) -> str | None:
+        """Return the first file that is gone, holds something else, or is not of the snapshot; None if it is whole."""
+        for name, data in self.files.items():
+            if not _holds(f"{folder}/{name}", data):
+                return name
+        return next((name for name in _modules(folder) if name not in self.files), None)
+
+
+# What no snapshot shares with another.
+_MANIFEST, _VARIABLES = "manifest.json", "environment.json"
+_OWN = frozenset({_MANIFEST, _VARIABLES, f"{PACKAGE}/__init__.py"})
+
+
 def write_snapshot(
     folder: Path,
     functions: Collection[Function],
     variables: Mapping[str, str],
     numbers: Mapping[str, int] | None = None,
     previous: Path | None = None,
-    ahead: Path | None = None,
+    *,
     secrets: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
-    """Write a snapshot under a name of its own, then rename it: a folder with a number is whole.
+    """Write a snapshot of functions. See `SnapshotContents`."""
+    SnapshotContents.of(functions, variables, numbers, secrets).write(folder, previous)
 
-    numbers are the functions' versions, by name, secrets the names of those that each needs. previous is a snapshot
-    most of whose files are the same, ahead what `link_files` made of it, which is used up; what is the same is linked,
-    not written.
-    """
-    aside = folder.with_name(f".writing-{folder.name}")
-    for left in (aside, folder):
-        shutil.rmtree(left, ignore_errors=not left.exists())
+
+def _link(path: str, place: str, data: bytes) -> bool:
+    """Link a file if that is what it holds: what became of a snapshot after it was written is not passed on."""
     try:
-        _begin(aside, previous, ahead)
-        _write_sources(f"{aside}/{PACKAGE}/", functions)
-        # Not forced to the disk: after a power cut, `is_whole` tells what has to be written again.
-        manifest = {f.name: _known(f, numbers or {}, secrets or {}) for f in functions}
-        (aside / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-        descriptor = os.open(aside / "environment.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(dict(variables), file)
-        aside.rename(folder)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)  # on a full disk every byte counts
-        raise
-
-
-def _write_sources(package: str, functions: Collection[Function]) -> None:
-    for name in set(os.listdir(package)) - {f"{f.name}.py" for f in functions}:  # noqa: PTH208
-        Path(package, name).unlink()
-    for function in functions:
-        path, source = f"{package}{function.name}.py", function.source.encode()
-        if not _holds(path, source):
-            Path(path).unlink(missing_ok=True)  # never written to: others share it
-            Path(path).write_bytes(source)
-    Path(package, "__init__.py").write_text(render_init(f.name for f in functions), encoding="utf-8")
-
-
-def link_files(snapshot: Path, folder: Path) -> None:
-    """Link a snapshot's files into a folder, which the next snapshot is then made of: most of them stay the same."""
-    aside = folder.with_name(f".linking-{folder.name}")
-    for left in (aside, folder):
-        shutil.rmtree(left, ignore_errors=True)
-    (aside / PACKAGE).mkdir(parents=True, mode=0o700)
-    for file in (snapshot / PACKAGE).glob("*.py"):
-        if file.name != "__init__.py":
-            os.link(file, aside / PACKAGE / file.name)
-    aside.rename(folder)
-
-
-def _begin(folder: Path, previous: Path | None, ahead: Path | None) -> None:
-    """Make the folder of a new snapshot, with the files of the previous one if they can be linked."""
-    try:
-        if ahead is not None and ahead.exists():
-            ahead.rename(folder)
-            return
-        if previous is not None:
-            link_files(previous, folder)
-            return
-    except OSError:  # a disk without links, or a file that somebody took away: all is written
-        shutil.rmtree(folder, ignore_errors=True)
-    (folder / PACKAGE).mkdir(parents=True, mode=0o700)
-
-
-def is_whole(folder: Path, functions: Collection[Function], variables: Mapping[str, str]) -> bool:
-    """Whether a snapshot holds all that was written, as it was written."""
-    try:
-        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_bytes())
-        same = json.loads((folder / "environment.json").read_bytes()) == dict(variables)
-        sources = {f.name: (folder / PACKAGE / f"{f.name}.py").read_bytes() for f in functions}
-    except (OSError, ValueError):
+        os.link(path, place, follow_symlinks=False)
+    except OSError:  # a disk without links, or a file that somebody took away: it is written
         return False
-    return same and manifest.keys() == sources.keys() and all(sources[f.name] == f.source.encode() for f in functions)
+    if _holds(place, data):
+        return True
+    Path(place).unlink()  # never written to: others share it
+    return False
+
+
+def _put(path: str, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+
+
+def _modules(folder: Path) -> Iterator[str]:
+    """What can be imported from a snapshot: kernels have it first on their path. Data that a function keeps is none."""
+    for place in ("", f"{PACKAGE}/"):
+        with os.scandir(f"{folder}/{place}") as entries:
+            names = [entry.name for entry in entries if not entry.name.endswith(".json")]
+        for name in (n for n in names if n not in (PACKAGE, "__pycache__")):
+            if name.endswith((".py", ".pyc", ".so")) or Path(folder, place, name, "__init__.py").exists():
+                yield f"{place}{name}"
 
 
 def _known(function: Function, numbers: Mapping[str, int], secrets: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -176,20 +198,28 @@ def _known(function: Function, numbers: Mapping[str, int], secrets: Mapping[str,
     }
 
 
-def _holds(path: str, source: bytes) -> bool:
+def _holds(path: str, data: bytes) -> bool:
     """Whether a file holds this. Asked for each function at each registration: nothing is buffered."""
     try:
-        with open(path, "rb", buffering=0) as file:  # noqa: PTH123
-            return file.read() == source
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return False
+    try:
+        return os.read(descriptor, len(data) + 1) == data
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
 
 
-def prune_snapshots(folder: Path, keep: Collection[int], newest: int) -> None:
-    """Delete the snapshots up to `newest` that are not kept."""
+def doom_snapshots(folder: Path, keep: Collection[int], newest: int) -> list[Path]:
+    """Take the snapshots up to `newest` away that are not kept. Returns all that can be deleted at any time now."""
     for path in folder.iterdir():
         if path.name.isdecimal() and int(path.name) <= newest and int(path.name) not in keep:
-            shutil.rmtree(path)
+            doomed = path.with_name(f".removing-{path.name}")
+            shutil.rmtree(doomed, ignore_errors=not doomed.exists())
+            path.rename(doomed)
+    return sorted(folder.glob(".removing-*"))
 
 
 def sweep_snapshots(folder: Path, newest: int) -> None:

@@ -182,6 +182,13 @@ class GenerationAnswer(Answer):
     packages: dict[str, str]
 
 
+class FaultAnswer(Answer):
+    """What is wrong with what serves, until it is made again: snapshot_damaged or environment_damaged."""
+
+    code: str
+    detail: str
+
+
 class HealthAnswer(Answer):
     """Whether the service serves, and how busy it is."""
 
@@ -193,6 +200,7 @@ class HealthAnswer(Answer):
     spares: int
     fork: str
     confinement: dict[str, str]
+    faults: list[FaultAnswer]
     running: int
     waiting: int
     sessions: int

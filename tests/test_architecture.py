@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     ["kernels.clock", "kernels.endings", "kernels.untrusted_files"],
     ["kernels.errors", "kernels.progress", "kernels.outputs", "kernels.home", "kernels.seccomp", "kernels.cgroups"],
-    ["kernels.mounts"],
+    ["kernels.mounts", "kernels.storage"],
     ["kernels.views"],
     ["kernels.confinement", "kernels.inspecting"],
     ["kernels.sandbox", "kernels.suggestions"],
@@ -45,6 +45,7 @@ ORDER = [
     ["server.unconfined_access"],
     ["server.publishing", "server.planning", "server.verifying", "server.idempotency", "server.results"],
     ["server.damage", "server.tools", "server.search", "server.operations", "server.completions"],
+    ["server.reconciler"],
     ["server.backup"],
     ["server.restoring"],
     ["server.snippets", "server.catalog", "server.changing", "server.conversations", "server.llm"],

@@ -338,9 +338,10 @@ def test_asking_leaves_no_lock_behind(environments: Environments) -> None:
 
 def test_pruning_keeps_what_is_kept_held_newest_or_newer(environments: Environments, held: int) -> None:
     make(environments, 2, 3, 4, 5)
-    assert environments.prune(keep={3}, newest=4) == [2]
-    assert folders(environments) == ["1", "3", "4", "5"]
-    assert environments.prune(keep={3}, newest=4) == []
+    assert environments.doom(keep={3}, newest=4) == [2]
+    assert environments.doomed == [environments.home.generations / ".removing-2"]
+    assert folders(environments) == [".removing-2", "1", "3", "4", "5"]
+    assert environments.doom(keep={3}, newest=4) == []
     assert held in environments.numbers()
 
 

@@ -20,10 +20,9 @@ from server.errors import InvalidRequest
 from server.functions import Declared, Draft, Function
 from server.snapshots import (
     Projection,
+    SnapshotContents,
     digest_of,
-    is_whole,
-    link_files,
-    prune_snapshots,
+    doom_snapshots,
     render_init,
     sweep_snapshots,
     write_snapshot,
@@ -149,7 +148,8 @@ def test_what_the_snapshot_before_has_lost_is_written_again(tmp_path: Path, lost
 def test_a_snapshot_outlives_the_one_that_it_was_linked_from(tmp_path: Path) -> None:
     write_snapshot(tmp_path / "1", functions("f"), {})
     write_snapshot(tmp_path / "2", functions("f"), {}, previous=tmp_path / "1")
-    prune_snapshots(tmp_path, {2}, 2)
+    for doomed in doom_snapshots(tmp_path, {2}, 2):
+        shutil.rmtree(doomed)
     assert ask(tmp_path / "2", "import aigbb_functions as m; print(m.f())").stdout == "f\n"
 
 
@@ -261,38 +261,11 @@ def names_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_what_was_linked_ahead_is_used_up_and_only_what_is_the_same_is_shared(tmp_path: Path) -> None:
-    write_snapshot(tmp_path / "1", functions("kept", "gone", changed="def changed(): return 1\n"), {})
-    link_files(tmp_path / "1", tmp_path / "ahead-1")
-    after = functions("kept", "new", changed="def changed(): return 2\n")
-    write_snapshot(tmp_path / "2", after, {}, {}, tmp_path / "1", tmp_path / "ahead-1")
-    old, new = tmp_path / "1" / "aigbb_functions", tmp_path / "2" / "aigbb_functions"
-    assert sorted(path.name for path in new.iterdir()) == ["__init__.py", "changed.py", "kept.py", "new.py"]
-    assert (new / "kept.py").stat().st_ino == (old / "kept.py").stat().st_ino
-    assert (new / "changed.py").read_text() == "def changed(): return 2\n"
-    assert (old / "changed.py").read_text() == "def changed(): return 1\n"
-    assert {path.name for path in tmp_path.iterdir()} == {"1", "2"}
-
-
-def test_what_was_tampered_with_after_it_was_linked_ahead_is_not_passed_on(tmp_path: Path) -> None:
-    write_snapshot(tmp_path / "1", functions(f="def f(): return 1\n"), {})
-    link_files(tmp_path / "1", tmp_path / "ahead-1")
-    (tmp_path / "1" / "aigbb_functions" / "f.py").write_text("def f(): return 'bad'\n")
-    write_snapshot(tmp_path / "2", functions(f="def f(): return 1\n"), {}, {}, tmp_path / "1", tmp_path / "ahead-1")
-    assert (tmp_path / "2" / "aigbb_functions" / "f.py").read_text() == "def f(): return 1\n"
-    assert (tmp_path / "1" / "aigbb_functions" / "f.py").read_text() == "def f(): return 'bad'\n"
-
-
-def test_without_what_was_linked_ahead_a_snapshot_is_the_same(tmp_path: Path) -> None:
-    write_snapshot(tmp_path / "1", functions("f"), {})
-    write_snapshot(tmp_path / "2", functions("f"), {}, {}, tmp_path / "1", tmp_path / "ahead-1")
-    assert sorted(path.name for path in (tmp_path / "2" / "aigbb_functions").iterdir()) == ["__init__.py", "f.py"]
-
-
 def test_pruning_deletes_old_snapshots_that_are_not_kept(tmp_path: Path) -> None:
     numbered(tmp_path, "1", "2", "3", "12", ".writing-4")
-    prune_snapshots(tmp_path, {2}, 3)
-    assert names_in(tmp_path) == {"2", "12", ".writing-4"}
+    assert doom_snapshots(tmp_path, {2}, 3) == [tmp_path / ".removing-1", tmp_path / ".removing-3"]
+    assert names_in(tmp_path) == {"2", "12", ".writing-4", ".removing-1", ".removing-3"}
+    assert doom_snapshots(tmp_path, {2}, 3) == [tmp_path / ".removing-1", tmp_path / ".removing-3"]
 
 
 def test_sweeping_deletes_what_was_begun_and_what_was_never_committed(tmp_path: Path) -> None:
@@ -568,7 +541,16 @@ def test_a_snapshot_before_that_is_damaged_is_not_needed(tmp_path: Path, damage:
 
 def test_a_snapshot_is_whole_as_it_was_written(tmp_path: Path) -> None:
     write_snapshot(tmp_path / "1", functions("f", "g"), {"KEY": "value"})
-    assert is_whole(tmp_path / "1", functions("f", "g"), {"KEY": "value"})
+    contents = SnapshotContents.of(functions("g", "f"), {"KEY": "value"})
+    assert contents.fault(tmp_path / "1") is None
+    (tmp_path / "1" / "aigbb_functions" / "__pycache__").mkdir()
+    (tmp_path / "1" / "notes").mkdir()
+    assert contents.fault(tmp_path / "1") is None
+
+
+def swapped(path: Path) -> None:
+    """A link to the same text, which others can change."""
+    path.symlink_to(path.rename(path.parents[2] / path.name))
 
 
 @pytest.mark.parametrize(
@@ -582,10 +564,30 @@ def test_a_snapshot_is_whole_as_it_was_written(tmp_path: Path) -> None:
         lambda snapshot: (snapshot / "environment.json").write_text(""),
         lambda snapshot: (snapshot / "environment.json").write_text('{"KEY": "other"}'),
         shutil.rmtree,
+        lambda snapshot: (snapshot / "aigbb_functions" / "__init__.py").unlink(),
+        lambda snapshot: (snapshot / "aigbb_functions" / "more.py").touch(),
+        lambda snapshot: (snapshot / "json.py").touch(),
+        lambda snapshot: swapped(snapshot / "aigbb_functions" / "f.py"),
     ],
-    ids=["emptied", "deleted", "manifest emptied", "no manifest", "unlisted", "cut", "other", "gone"],
+    ids=[
+        "emptied",
+        "deleted",
+        "manifest emptied",
+        "no manifest",
+        "unlisted",
+        "cut",
+        "other",
+        "gone",
+        "no package",
+        "one more",
+        "what hides a module",
+        "a link",
+    ],
 )
 def test_a_snapshot_that_is_not_what_was_written_is_told(tmp_path: Path, damage: Callable[[Path], object]) -> None:
     write_snapshot(tmp_path / "1", functions("f", "g"), {"KEY": "value"})
     damage(tmp_path / "1")
-    assert not is_whole(tmp_path / "1", functions("f", "g"), {"KEY": "value"})
+    contents = SnapshotContents.of(functions("f", "g"), {"KEY": "value"})
+    assert contents.fault(tmp_path / "1") is not None
+    contents.write(tmp_path / "1")
+    assert contents.fault(tmp_path / "1") is None
