@@ -125,7 +125,6 @@ class Pool:
 
     async def __aenter__(self) -> Self:
         self._spawn(self._expire_sessions())
-        self._spares.open()
         return self
 
     async def __aexit__(self, *_: object) -> None:

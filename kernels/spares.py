@@ -60,6 +60,7 @@ class Spares:
         self._waiting: deque[tuple[Kernel, float]] = deque()  # with the time since when
         self._starting = 0
         self._unneeded = 0
+        self._closed = False
         self._timer: asyncio.TimerHandle | None = None
         self._due: asyncio.TimerHandle | None = None
         self.wanted = stock.least
@@ -71,12 +72,20 @@ class Spares:
         return iter([kernel for kernel, _ in self._waiting])
 
     def open(self) -> None:
-        """From now on a timer sees to those that nobody needs, that are too old, or that have died."""
+        """From now on a timer sees to those that nobody needs, that are too old, or that have died.
+
+        The first kernel opens them: before there is one, nothing serves that another could be started of.
+        """
+        if self._timer is None and not self._closed:
+            self._arm()
+
+    def _arm(self) -> None:
         every = min(self._stock.unneeded_seconds, self._stock.max_age)
         self._timer = asyncio.get_running_loop().call_later(every, self._review)
 
     def close(self) -> None:
         """Make no more, and let go of those that wait: their owner stops them."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         if self._due is not None:
@@ -86,10 +95,12 @@ class Spares:
 
     def put(self, kernel: Kernel) -> None:
         """Add a clean kernel that is taken before the others."""
+        self.open()
         self._waiting.appendleft((kernel, time.monotonic()))
 
     def take(self) -> Kernel | None:
         """A clean kernel, or None if none waits. Call `refill_soon` after it."""
+        self.open()
         taken = None
         while self._waiting and taken is None:
             kernel, _ = self._waiting.popleft()
@@ -155,7 +166,7 @@ class Spares:
         self.sweep()
         self._trim(self._unneeded)
         self._unneeded = len(self._waiting)
-        self.open()
+        self._arm()
         self.refill()
 
     def _trim(self, count: int) -> None:

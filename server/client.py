@@ -59,10 +59,11 @@ P = ParamSpec("P")
 
 @dataclass(frozen=True)
 class Client:
-    """Where the service is, and the token for it."""
+    """Where the service is, and the token for it. patience is how many seconds an answer may take, None for any."""
 
     url: str
     token: str | None
+    patience: float | None = None
 
     @classmethod
     def find(cls, settings: Settings, url: str | None) -> Client:
@@ -116,7 +117,7 @@ class Client:
         """What a client of httpx2 needs to reach it."""
         headers = {"Content-Type": "application/json"}
         headers |= {"Authorization": f"Bearer {self.token}"} if self.token else {}
-        return {"base_url": self.url, "headers": headers, "timeout": httpx2.Timeout(None, connect=5.0)}
+        return {"base_url": self.url, "headers": headers, "timeout": httpx2.Timeout(self.patience, connect=5.0)}
 
 
 # -- for builders of agents

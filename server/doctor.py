@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,8 @@ from server.settings import Settings, traces, unknown
 
 GIB = 1024**3
 INDEX_SECONDS = 20.0
+# A service that is starting takes requests, and answers once it is ready.
+SERVICE_SECONDS = 10.0
 
 State = Literal["ok", "warning", "problem"]
 
@@ -64,7 +66,7 @@ def examine(settings: Settings, client: Client) -> list[Finding]:
         _fork(settings),
         *_chat(settings),
         *_environment(),
-        *_service(settings, client),
+        *_service(settings, replace(client, patience=SERVICE_SECONDS)),
     ]
 
 

@@ -12,17 +12,16 @@ import keyword
 import platform
 import re
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-from kernels.errors import AigbbError, InvalidRequirement, PythonVersionMismatch
+from kernels.errors import AigbbError, InvalidRequirement, ProcessUnavailable, PythonVersionMismatch
 from kernels.messages import clean
 from kernels.packages import applies, parse_requirements
-from kernels.sandbox import Child
 from kernels.suggestions import suggestions
 from server import schemas
 from server.errors import (
@@ -37,12 +36,9 @@ from server.errors import (
     SyntaxRefused,
     UnsupportedSignature,
 )
-from server.readers import Reader, start_reader
+from server.source_reader import MAX_SOURCE, READ_AT_ONCE, Reader, read_sources, size_of, start_reader
 from server.variables import check_env
 
-MAX_SOURCE = 256 * 1024
-READER_TIMEOUT = 10.0
-READ_AT_ONCE = 50
 MAX_TAGS = 20
 MAX_SECRETS = 50
 
@@ -185,14 +181,14 @@ async def parse_all(drafts: Sequence[Draft], reader: Reader = start_reader) -> l
     found: list[Parsed | AigbbError] = []
     for start in range(0, len(drafts), READ_AT_ONCE):
         part = slice(start, start + READ_AT_ONCE)
-        found += map(_parsed, drafts[part], sources[part], await _read(sources[part], reader))
+        found += map(_parsed, drafts[part], sources[part], await read_sources(sources[part], reader))
     return found
 
 
 async def read_identifiers(code: str, reader: Reader = start_reader) -> set[str]:
     """Return the identifiers of a cell's code; lines that are IPython's own have none, nor has what is no Python."""
     plain = _MAGIC.sub(r"\1pass", code)
-    [facts] = await _read([f"import aigbb_functions\n{plain}"], reader)
+    [facts] = await read_sources([f"import aigbb_functions\n{plain}"], reader)
     return set(facts.get("uses", ()))
 
 
@@ -313,40 +309,17 @@ def _check_bound(draft: Draft, definition: Mapping[str, Any]) -> None:
             raise InvalidBound(f"{name[:80]!r} is bound, but is no parameter.", fix=fix, parameters=names)
 
 
-async def _read(sources: Sequence[str], reader: Callable[[], Awaitable[Child]]) -> list[dict[str, Any]]:
-    """What each source defines, or why it cannot be read. One that ends the process harms no other."""
-    sent = json.dumps([source if _size(source) <= MAX_SOURCE else "" for source in sources]).encode()
-    child = await reader()
-    try:
-        done = await child.finish(sent, READER_TIMEOUT)
-    finally:
-        await child.stop()
-    fault = "Python's parser did not survive it"
-    if done.returncode == 0 and not done.timed_out:
-        try:
-            facts: list[dict[str, Any]] = json.loads(done.stdout)
-        except ValueError:
-            fault = "what it defines is too much to read"  # the answer was cut
-        else:
-            return facts
-    if len(sources) == 1:
-        return [{"error": "source_unparsable", "message": fault}]
-    return [(await _read([source], reader))[0] for source in sources]
-
-
-def _size(source: str) -> int:
-    return len(source.encode("utf-8", "surrogatepass"))
-
-
 def _check_readable(source: str, facts: Mapping[str, Any]) -> None:
-    """Raises SourceTooLarge, SourceUnparsable, SyntaxRefused."""
-    if (size := _size(source)) > MAX_SOURCE:
+    """Raises SourceTooLarge, SourceUnparsable, SyntaxRefused, ProcessUnavailable."""
+    if (size := size_of(source)) > MAX_SOURCE:
         raise SourceTooLarge(f"The source has {size:,} bytes; {MAX_SOURCE:,} are allowed.")
     if clean(source) != source:
         raise SourceUnparsable("The source holds a lone surrogate.")
     if facts.get("error") == "syntax_error":
         location = {k: facts[k] for k in ("line", "column", "text")}
         raise SyntaxRefused(f"Line {facts['line']}: {facts['message']}.", location=location)
+    if facts.get("error") == ProcessUnavailable.code:
+        raise ProcessUnavailable(f"The source could not be read: {facts['message']}.", retry_after=5)
     if "error" in facts:
         raise SourceUnparsable(f"The source cannot be parsed: {facts['message']}.")
 

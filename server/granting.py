@@ -14,8 +14,8 @@ from server.callers import Caller
 from server.errors import MissingSecret, SecretInUse
 from server.functions import read_identifiers
 from server.grants import Code, Grant, GrantStore, code_of, granted, not_granted
-from server.readers import Reader, start_reader
 from server.registry import Event, Registry, State, Version
+from server.source_reader import Reader, start_reader
 from server.vault import Secret, Vault
 
 T = TypeVar("T")

@@ -1,8 +1,8 @@
 """Reads functions' sources without running them. A child process: hostile source may end it, not the service.
 
-`python -I -S reading.py PACKAGES` takes a JSON list of sources on stdin and answers one of objects on stdout: each
-{"definitions": [...], "others": [names], "imports": [modules], "changes": [lines and names], "script": text or null} or
-{"error": code, "message", "line", ...}. PACKAGES is the folder with docstring_parser; all
+`python -I -S reading.py PACKAGES` takes a JSON list of sources on stdin and answers on stdout: a line when it begins,
+then one of objects, each {"definitions": [...], "others": [names], "imports": [modules], "changes": [lines and names],
+"script": text or null} or {"error": code, "message", "line", ...}. PACKAGES is the folder with docstring_parser; all
 else is the standard library and FILES of the service.
 """
 
@@ -242,6 +242,8 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     if sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    sys.stdout.write("reading\n")  # from here on, what ends this process is a source
+    sys.stdout.flush()
     sys.stdout.write(json.dumps([read(source) for source in sources], default=str))
 
 

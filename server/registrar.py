@@ -20,8 +20,8 @@ from server.errors import FunctionNotFound, MissingEnv, NameClash, StaleVersion,
 from server.functions import Draft, Function, Parsed, Warn, parse_all
 from server.granting import check_granted
 from server.observing import LEFT, Changed, Clock, Observer
-from server.readers import Reader, start_reader
 from server.registry import Event, Registry, State, Version
+from server.source_reader import Reader, start_reader
 from server.variables import merged
 from server.vault import Vault
 

@@ -42,7 +42,6 @@ from server.logs import Lines
 from server.loop import Means
 from server.metrics import Metrics
 from server.observing import Lost, Observer
-from server.readers import start_reader
 from server.reconciler import DeploymentFault
 from server.registrar import Registered, Registrar, Synced, Wanted
 from server.registry import Event, GenerationRow, Registry, Version
@@ -52,6 +51,7 @@ from server.running import Running
 from server.sessions import Sessions
 from server.settings import Settings, traces
 from server.snapshots import Projection
+from server.source_reader import start_reader
 from server.stores import Stores
 from server.telling import Teller
 from server.tracing import Tracing

@@ -28,6 +28,9 @@ from server.protocol import Connection, Terms, bounded
 from server.service import Service
 from server.settings import Settings, unknown
 
+# Connections that wait for the service to be ready; uvicorn asks for as many.
+BACKLOG = 2048
+
 
 def terms_of(settings: Settings) -> Terms:
     """The connection's share of the settings."""
@@ -52,7 +55,7 @@ def serve(settings: Settings, console: Console) -> None:
 
 async def _serve(settings: Settings, console: Console) -> None:
     start = time.perf_counter()
-    with _listen(settings) as listener:
+    with listening(settings) as listener:
         with _progress(console) as report, _stoppable():
             opening = Service.open(settings, report)
             service = await opening.__aenter__()
@@ -138,11 +141,16 @@ class _Server(uvicorn.Server):
 
 
 @contextmanager
-def _listen(settings: Settings) -> Iterator[socket.socket]:
-    """Take the port before anything is built: a wrong one should fail at once."""
+def listening(settings: Settings) -> Iterator[socket.socket]:
+    """Take the port before anything is built, and keep it: a wrong one should fail at once.
+
+    It listens from here on. A socket that is only bound would let another service that is starting bind the same port.
+    Requests that come before the service is ready wait for it.
+    """
     with ExitStack() as opened:
         try:
             listener = opened.enter_context(bound(settings))
+            listener.listen(BACKLOG)
         except OSError as error:
             raise PortInUse(f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}.") from error
         listener.set_inheritable(False)

@@ -16,6 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from server.errors import PortInUse
+from server.serving import listening
 from server.settings import Settings
 from tests.conftest import ROOT, Server, running_server, server_environment
 
@@ -190,6 +192,25 @@ def test_serve_refuses_a_taken_port_before_it_builds_anything(tmp_path: Path, ca
     assert done.returncode == 2
     assert "port_in_use" in done.stderr
     assert not (tmp_path / "home").exists()
+
+
+def test_a_port_is_kept_from_the_start_on(tmp_path: Path) -> None:
+    with listening(Settings(home=tmp_path / "home", port=0)) as first:
+        port = first.getsockname()[1]
+        other = Settings(home=tmp_path / "other", port=port)
+        with pytest.raises(PortInUse, match=f"127.0.0.1:{port}"), listening(other):
+            raise AssertionError
+
+
+def test_a_first_start_that_fails_slowly_says_why_and_nothing_else(tmp_path: Path) -> None:
+    environment = server_environment(tmp_path, tmp_path / "cache", kernel_max_age=0.05, log_level="debug", port=0)
+    done = run(
+        environment | {"UV_INDEX_URL": f"http://127.0.0.1:{unused_port()}/simple", "UV_HTTP_RETRIES": "1"}, "serve"
+    )
+    assert done.returncode == 4
+    assert "Traceback" not in done.stderr + done.stdout
+    assert "background_task_failed" not in done.stderr + done.stdout
+    assert "index_unavailable" in "".join(done.stderr.splitlines()[-4:])
 
 
 def test_serve_refuses_a_home_that_is_in_use(server: Server) -> None:

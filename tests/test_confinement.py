@@ -38,8 +38,8 @@ from kernels.probing import Probe
 from kernels.provisioner import SOCKET
 from kernels.tasks import Task
 from server.functions import Function
-from server.readers import start_reader
 from server.snapshots import write_snapshot
+from server.source_reader import start_reader
 from tests.conftest import ROOT, running_server
 from tests.doors import wait_until
 from tests.waiting import until

@@ -15,8 +15,8 @@ import docstring_parser
 import pytest
 
 from server import allowlist
-from server.readers import PROGRAM as READER
 from server.reading import FILES, read
+from server.source_reader import READER
 from tests.effects_samples import CHANGING, READING, TRICKS
 
 
@@ -28,7 +28,9 @@ def found() -> dict[str, list[dict[str, object]]]:
     argv = [sys.executable, "-I", "-S", str(READER), str(Path(docstring_parser.__file__).parents[1])]
     sent = json.dumps(list(samples.values())).encode()
     done = subprocess.run(argv, input=sent, env={}, capture_output=True, check=True)
-    return {name: facts["changes"] for name, facts in zip(samples, json.loads(done.stdout), strict=True)}
+    return {
+        name: facts["changes"] for name, facts in zip(samples, json.loads(done.stdout.partition(b"\n")[2]), strict=True)
+    }
 
 
 def test_no_tool_that_changes_a_state_is_inferred_to_read(found: dict[str, list[dict[str, object]]]) -> None:
@@ -81,4 +83,4 @@ def test_the_reader_needs_its_own_files_alone(tmp_path: Path) -> None:
         str(Path(docstring_parser.__file__).parents[1]),
     ]
     done = subprocess.run(argv, input=b'["def f(): pass"]', env={}, capture_output=True, check=True)
-    assert json.loads(done.stdout)[0]["changes"] == []
+    assert json.loads(done.stdout.partition(b"\n")[2])[0]["changes"] == []

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import builtins
+import errno
 import hashlib
 import json
 import keyword
+import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,7 +23,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from kernels.errors import AigbbError, InvalidRequirement, PythonVersionMismatch
+from kernels.errors import AigbbError, InvalidRequirement, ProcessUnavailable, PythonVersionMismatch
+from kernels.sandbox import Child
 from server.errors import (
     InvalidBound,
     InvalidEnv,
@@ -34,7 +38,6 @@ from server.errors import (
     UnsupportedSignature,
 )
 from server.functions import (
-    MAX_SOURCE,
     Declared,
     Draft,
     Effects,
@@ -45,8 +48,8 @@ from server.functions import (
     parse,
     parse_all,
 )
-from server.readers import PROGRAM
-from server.reading import read, script_block
+from server.reading import FILES, read, script_block
+from server.source_reader import MAX_SOURCE, READER, READING, start_reader
 from server.variables import check_env
 
 DEF = "def f(x: int) -> int:\n    'Doubles.'\n    return 2 * x\n"
@@ -350,13 +353,58 @@ def test_any_text_is_read_or_refused(source: str) -> None:
 
 
 def test_the_reader_answers_json_for_each_source() -> None:
-    argv = [sys.executable, "-I", "-S", str(PROGRAM), str(Path(docstring_parser.__file__).parents[1])]
+    argv = [sys.executable, "-I", "-S", str(READER), str(Path(docstring_parser.__file__).parents[1])]
     sent = json.dumps([DEF, "def"]).encode()
     done = subprocess.run(argv, input=sent, env={}, capture_output=True, check=True)
-    facts, broken = json.loads(done.stdout)
+    began, _, answer = done.stdout.partition(b"\n")
+    assert began == READING
+    facts, broken = json.loads(answer)
     assert facts["definitions"][0]["description"] == "Doubles."
     assert broken["error"] == "syntax_error"
     assert done.stderr == b""
+
+
+@pytest.mark.anyio
+async def test_a_reader_that_gets_no_time_is_not_the_sources_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def stopped() -> Child:
+        child = await start_reader()
+        os.kill(child.process.pid, signal.SIGSTOP)
+        return child
+
+    async def killed() -> Child:
+        child = await start_reader()
+        child.process.kill()
+        return child
+
+    async def refused_by_the_system() -> Child:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr("server.source_reader.READER_TIMEOUT", 0.2)
+    for reader, told in ((stopped, "longer than 0.2 s"), (refused_by_the_system, "Resource temporarily unavailable")):
+        found = await parse_all([Draft(DEF), Draft("x = 1")], reader)
+        for error in found:
+            assert isinstance(error, ProcessUnavailable)
+            assert error.status == 503 and told in error.detail and error.extra["retry_after"]
+    monkeypatch.undo()
+    (error,) = await parse_all([Draft(DEF)], killed)
+    assert isinstance(error, ProcessUnavailable)
+
+
+@pytest.mark.anyio
+async def test_a_source_that_takes_all_the_processors_time_is_refused(tmp_path: Path) -> None:
+    slow = tmp_path / "server" / "reading.py"
+    slow.parent.mkdir()
+    for file in FILES:
+        (slow.parent / file.name).write_bytes(file.read_bytes())
+    endless = READER.read_text().replace("ast.parse(source)", "[0 for _ in iter(int, 1)]")
+    slow.write_text(endless.replace("SECONDS = 5", "SECONDS = 1"))
+
+    async def reader() -> Child:
+        argv = [sys.executable, "-I", "-S", str(slow), str(Path(docstring_parser.__file__).parents[1])]
+        return await Child.start(argv, env={})
+
+    (error,) = await parse_all([Draft(DEF)], reader)
+    assert isinstance(error, SourceUnparsable)
 
 
 # -- inline script metadata

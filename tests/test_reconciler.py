@@ -20,6 +20,7 @@ from kernels.progress import Step, silent
 from kernels.storage import refusal
 from server.callers import Caller
 from server.functions import Draft
+from server.reconciler import contents_of
 from server.registrar import Wanted
 from server.service import Service
 from tests.homes import execute, left_over, settings_of
