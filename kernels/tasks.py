@@ -66,14 +66,22 @@ class Task:
 
     @classmethod
     def call(
-        cls, name: str, arguments: Mapping[str, Any], *, budget: int, pinned: Mapping[str, Any] | None = None
+        cls,
+        name: str,
+        arguments: Mapping[str, Any],
+        *,
+        budget: int,
+        pinned: Mapping[str, Any] | None = None,
+        version: int | None = None,
     ) -> Task:
         """Call a registered function, answered by `inside.calling`.
 
-        budget: characters of the answer's `content`. pinned: another version than the active one, as its
-        {"source", "written", "declared"}, of which the last two are those of a snapshot's manifest.
+        budget: characters of the answer's `content`. pinned: the version that is to run, as its {"source", "written",
+        "declared"}, of which the last two are those of a snapshot's manifest; without it, the one that the kernel has.
+        version: the number of a pinned version that is active; a kernel that has it loaded runs what it has.
         """
-        return cls(CALL, {"name": name, "arguments": clean_json(arguments), "pinned": pinned, "budget": budget})
+        content = {"name": name, "arguments": clean_json(arguments), "pinned": pinned, "version": version}
+        return cls(CALL, {**content, "budget": budget})
 
 
 def _future() -> asyncio.Future[None]:

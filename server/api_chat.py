@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import aclosing
+from functools import partial
 
 from fastapi import Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
@@ -12,13 +13,17 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from server import wire
 from server.callers import Caller
 from server.ceilings import check_ceilings
-from server.chat import is_of_tools, outcome
+from server.approvals import HeldCalls, SuspendedCall
+from server.calls import Called
+from server.chat import outcome
+from server.direct import ToolTurn
 from server.errors import AigbbError
+from server.refusals import CallRejected
 from server.routing import Here, Who, as_json, event_routes, routes, since, unless_gone
 from server.service import Service
 from server.turns import Event
 from server.wire_approvals import ApprovalAnswer, ApprovalsAnswer, DecideBody
-from server.wire_calls import RunToolsAnswer
+from server.wire_calls import CallAnswer, RunToolsAnswer
 from server.wire_chat import (
     ChatAnswer,
     ChatBody,
@@ -71,15 +76,15 @@ async def delete_conversation(identity: str, service: Here, caller: Who) -> None
 @router.get("/approvals", tags=["chat"], summary="List what waits for a person")
 async def list_approvals(service: Here, caller: Who) -> ApprovalsAnswer:
     """Calls that models asked for and that wait for a decision, oldest first."""
-    now = service.chat.now()
-    found = await service.chat.approvals(caller)
+    now = service.approvals.now()
+    found = await service.approvals.listed(caller)
     return ApprovalsAnswer(approvals=[ApprovalAnswer.of_kept(one, now) for one in found])
 
 
 @router.get("/approvals/{identity}", tags=["chat"], summary="Show what waits")
 async def show_approval(identity: str, service: Here, caller: Who) -> ApprovalAnswer:
     """Calls that wait, or what became of them."""
-    return ApprovalAnswer.of_kept(await service.chat.approval(identity, caller), service.chat.now())
+    return ApprovalAnswer.of_kept(await service.approvals.find(identity, caller), service.approvals.now())
 
 
 @events.post("/approvals/{identity}", response_class=EventSourceResponse)
@@ -88,7 +93,7 @@ async def decide_events(
 ) -> AsyncIterable[ServerSentEvent]:
     """A turn that goes on, as it goes; the last event is `done`, or `problem`."""
     try:
-        approval = await service.chat.approval(identity, caller)
+        approval = await service.approvals.find(identity, caller)
     except AigbbError as error:
         yield ServerSentEvent(event="problem", data=wire.problem_body(error, request))
         return
@@ -96,16 +101,31 @@ async def decide_events(
         yield event
 
 
-@router.post("/approvals/{identity}", response_model=ChatAnswer | RunToolsAnswer, tags=["chat"], summary="Decide")
+@router.post(
+    "/approvals/{identity}",
+    response_model=ChatAnswer | RunToolsAnswer | CallAnswer | ApprovalAnswer,
+    tags=["chat"],
+    summary="Decide",
+)
 async def decide(identity: str, body: DecideBody, request: Request, service: Here, caller: Who) -> Response:
-    """Say what is to become of each call that waits: then the turn goes on, and this is what it comes to.
+    """Submit a decision for each pending call. Resumes the turn and returns its result.
 
-    Of calls that came by /tools/run the answer is what that would have answered.
+    For calls of /tools/run and /functions/{name}/call it returns what those would have returned, and for a rejected
+    call of the latter the approval. They run to their end
+    also when the client disconnects; the result is then in `outcome` of the approval.
     """
-    approval = await service.chat.approval(identity, caller)
-    if is_of_tools(approval):
-        turn = await unless_gone(request, service.chat.decide_tools(approval, body.all(), caller))
-        return as_json(RunToolsAnswer.of(turn))
+    approval = await service.approvals.find(identity, caller)
+    pending = service.approvals.pending(approval)
+    if isinstance(pending, HeldCalls):
+        work = service.direct.decide_tools(approval, body.all(), caller, _tools_told)
+        return _json(await unless_gone(request, service.to_its_end(work)))
+    if isinstance(pending, SuspendedCall):
+        told = partial(_call_told, pending.session)
+        try:
+            work = service.direct.decide_call(approval, body.all(), caller, told)
+            return _json(await unless_gone(request, service.to_its_end(work)))
+        except CallRejected:
+            return as_json(await show_approval(identity, service, caller))
     return await _whole(service.chat.decide(approval, body.all(), caller, body.place()), request)
 
 
@@ -115,6 +135,18 @@ async def _turn(body: ChatBody, service: Service, caller: Caller) -> AsyncGenera
     async with aclosing(service.chat.run(body.wish(), caller)) as events:
         async for event in events:
             yield event
+
+
+def _tools_told(turn: ToolTurn) -> str:
+    return RunToolsAnswer.of(turn).model_dump_json()
+
+
+def _call_told(session: str | None, called: Called) -> str:
+    return CallAnswer.of(called, session).model_dump_json()
+
+
+def _json(text: str) -> Response:
+    return Response(text, media_type="application/json")
 
 
 async def _events(turn: AsyncGenerator[Event], request: Request) -> AsyncIterable[ServerSentEvent]:

@@ -11,11 +11,13 @@ from pydantic import BeforeValidator, TypeAdapter
 
 from server import wire
 from server.ceilings import check_ceilings
-from server.replying import LATER, PREFERS, reply, reply_with_events
+from server.direct import TypedCall
+from server.replying import CALL_LATER, LATER, PREFERS, reply, reply_held, reply_with_events
 from server.results import BYTES, KINDS
 from server.routing import Here, QuickRoute, Who, event_routes, routes, since, unless_gone
 from server.running import Running
 from server.service import Service
+from server.turns import Waiting
 from server.wire_calls import CallAnswer, RunToolsAnswer, RunToolsBody
 
 router, events = routes(), event_routes()
@@ -94,19 +96,24 @@ async def call(
 ) -> Response:
     """Call a function by name, or a version of it by `name@3`; the body is the object of its arguments.
 
-    Arguments are checked against the function's types first; wrong ones answer 422 and do not run it.
+    Arguments are checked against the function's types first; wrong ones answer 422 and do not run it. With a key
+    without the scope `approve`, a call that needs a decision waits for it: 202, with its approval in `Location`.
+    `Prefer: wait=N` waits for the decision and the result.
     """
     check_ceilings(service.settings, {"timeout": timeout})
+    judged = await service.direct.judge(TypedCall(name, arguments, session, timeout), caller)
+    if isinstance(judged, Waiting):
+        return await reply_held(request, service, judged, caller)
 
     async def work(running: Running) -> CallAnswer:
-        return CallAnswer.of(await service.calls.call(running, name, arguments, timeout=timeout), session)
+        return CallAnswer.of(await service.calls.call(running, judged, arguments, timeout=timeout), session)
 
     return await reply(request, service, Running(caller, session, name), work)
 
 
 router.add_api_route(
     "/functions/{name}/call", call, methods=["POST"], route_class_override=CallRoute, tags=["calls"],
-    response_model=CallAnswer, summary="Call a function", responses=LATER, openapi_extra=PREFERS,
+    response_model=CallAnswer, summary="Call a function", responses=CALL_LATER, openapi_extra=PREFERS,
 )  # fmt: skip
 
 
@@ -118,7 +125,7 @@ async def run_tools(body: RunToolsBody, request: Request, service: Here, caller:
     decided: see `approval`. What goes wrong in a call is its message's content, for the model to act on.
     """
     check_ceilings(service.settings, {"timeout": body.timeout})
-    work = service.chat.run_tools(body.calls(), body.forms(), body.terms(), caller)
+    work = service.direct.run_tools(body.calls(), body.forms(), body.terms(), caller)
     return RunToolsAnswer.of(await unless_gone(request, work))
 
 

@@ -56,6 +56,7 @@ _approvals = sql.Table(
     sql.Column("created", sql.Float, nullable=False),
     sql.Column("expires", sql.Float, nullable=False),
     sql.Column("owner", sql.Text),
+    sql.Column("outcome", sql.Text),
 )
 
 Status = Literal["idle", "running", "waiting"]
@@ -96,7 +97,7 @@ class Stored:
 class Approval:
     """Calls that wait for a person. suspended is the rest of the turn, as JSON; times are seconds since 1970.
 
-    owner: the id of the key that asked.
+    owner: the id of the key that asked. outcome: what a decision about calls of no conversation came to, as JSON.
     """
 
     id: str
@@ -107,6 +108,7 @@ class Approval:
     created: float
     expires: float
     owner: str = ""
+    outcome: str | None = None
 
 
 class Archive:
@@ -254,6 +256,23 @@ class Archive:
         with self._database.writing() as connection:
             done = connection.execute(sql.update(_approvals).where(own).values(status=outcome))
             return done.rowcount == 1
+
+    def finish(self, identity: str, outcome: str) -> None:
+        """Keep what a decision came to."""
+        with self._database.writing() as connection:
+            connection.execute(sql.update(_approvals).where(_approvals.c.id == identity).values(outcome=outcome))
+
+    def pending(self, owner: str, now: float) -> int:
+        """Count the approvals of one key that can still be decided."""
+        own = (_approvals.c.owner == owner) & (_approvals.c.status == "waiting") & (_approvals.c.expires > now)
+        with self._database.reading() as connection:
+            return connection.execute(sql.select(sql.func.count()).where(own)).scalar() or 0
+
+    def expire(self, before: float) -> None:
+        """Delete the approvals of no conversation that expired before."""
+        own = (_approvals.c.expires < before) & _approvals.c.conversation.is_(None)
+        with self._database.writing() as connection:
+            connection.execute(sql.delete(_approvals).where(own))
 
     def withdraw(self, conversation: str) -> None:
         """Whatever waits in a conversation can be decided no more."""

@@ -41,6 +41,15 @@ class CallFailed(AigbbError):
         self.body = dict(body)
 
 
+class NeedsConfirmation(AigbbError):
+    """A call that waits for a person: `approval` is what to decide, `body` the whole answer."""
+
+    def __init__(self, body: Mapping[str, Any]) -> None:
+        super().__init__(f"{body['name']} waits for a decision.", hint=body["approval"]["hint"])
+        self.approval: Approval[Any] = Approval.of(body["approval"], _decided)
+        self.body = dict(body)
+
+
 @dataclass(frozen=True)
 class Ask(Generic[T]):
     """One request. read: what is made of the answer's JSON."""
@@ -66,6 +75,7 @@ class HeldCall:
     args_hash: str
     version: int
     effects: str
+    bound: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -253,7 +263,8 @@ def run(
 def call(name: str, /, **arguments: Any) -> Ask[Any]:
     """Call a function, or by `name@3` a version of it, and answer its result.
 
-    Raises CallFailed; ServiceProblem if the arguments do not fit or there is no such function; Unreachable.
+    Raises CallFailed; NeedsConfirmation if it waits for a person; ServiceProblem if the arguments do not fit or there
+    is no such function; Unreachable.
     """
     return Ask("POST", path_of("functions", name, "call"), _result, plain(arguments))
 
@@ -270,8 +281,8 @@ def start(code: str, session: str | None = None, timeout: float | None = None) -
 
 
 def start_call(name: str, /, **arguments: Any) -> Ask[Execution]:
-    """The same for a call. Raises ServiceProblem, Unreachable."""
-    return Ask("POST", path_of("functions", name, "call"), Execution.of, plain(arguments), headers=_LATER)
+    """The same for a call. Raises NeedsConfirmation, ServiceProblem, Unreachable."""
+    return Ask("POST", path_of("functions", name, "call"), _begun, plain(arguments), headers=_LATER)
 
 
 def execution(which: Execution | str, wait: float = 0.0) -> Ask[Execution]:
@@ -409,10 +420,28 @@ def _as_it_is(body: Any) -> Any:
 
 
 def _result(body: Mapping[str, Any]) -> Any:
+    _check_runs(body)
     if body["status"] != "ok":
         raise CallFailed(body)
     return body["result"]
 
 
+def _begun(body: Mapping[str, Any]) -> Execution:
+    _check_runs(body)
+    return Execution.of(body)
+
+
+def _check_runs(body: Mapping[str, Any]) -> None:
+    if body["status"] == "needs_confirmation":
+        raise NeedsConfirmation(body)
+
+
+def _decided(body: Mapping[str, Any]) -> Any:
+    """What a decision about calls of no conversation came to: None for a typed call that was rejected."""
+    if "runs" in body:
+        return RunResult.of(body)
+    return None if "calls" in body else _result(body)
+
+
 def _kept(body: Mapping[str, Any]) -> Approval[Any]:
-    return Approval.of(body, ChatResult.of if body["conversation"] else RunResult.of)
+    return Approval.of(body, ChatResult.of if body["conversation"] else _decided)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,8 +10,9 @@ from server.callers import NOBODY, Caller
 from server.calls import Calls, ToolResult
 from server.completions import ToolCall
 from server.conversations import UNANSWERED
-from server.deciding import Decision, Held, Policy, noted, settle, waits
+from server.deciding import Held, Verdict, noted, settle
 from server.errors import InvalidArguments
+from server.permits import Judged, Permit, Policy
 from server.registry import Version
 
 
@@ -54,26 +55,38 @@ class Batch:
         """What there is, in order."""
         return tuple(self.results[n] for n in sorted(self.results))
 
-    async def run(self, calls: Calls, active: Mapping[str, Version], terms: Terms, hooks: Hooks) -> Batch:
-        """Run what has no result and needs no decision. Raises MissingBound."""
-        calls.check_bound(self.calls, terms.bound, terms.caller)
+    async def run(self, calls: Calls, offered: Collection[str], terms: Terms, hooks: Hooks) -> Batch:
+        """Run what has no result and needs no decision. offered: functions that may be called. Raises MissingBound.
+
+        Each name is resolved here, once: the version that is judged is the one that waits, or runs.
+        """
+        judged = {name: one for name, one in calls.judged(terms.caller).items() if name in offered}
+        calls.check_bound(self.calls, terms.bound, judged)
         left = {n: call for n, call in enumerate(self.calls) if n not in self.results}
-        held = {n: one for n, call in left.items() if (one := _held(call, active, terms)) is not None}
-        found = await self._ran(calls, {n: call for n, call in left.items() if n not in held}, terms, hooks)
+        permits, held = {}, {}
+        for n, call in left.items():
+            permits[n] = judged[call.name].for_model(terms.policy, terms.approved) if call.name in judged else None
+            if call.name in judged and permits[n] is None and _is_whole(call, judged[call.name].version):
+                held[n] = _held(call, judged[call.name], terms)
+        asked = {n: (call, permits[n]) for n, call in left.items() if n not in held}
+        found = await self._ran(calls, asked, terms, hooks)
         return replace(found, held=tuple(held.values()))
 
-    async def decided(self, calls: Calls, decisions: list[Decision], terms: Terms, hooks: Hooks) -> tuple[Batch, Terms]:
+    async def decided(self, calls: Calls, verdict: Verdict, terms: Terms, hooks: Hooks) -> tuple[Batch, Terms]:
         """Do with what waits as was decided; the terms with what needs no decision any more. Raises MissingBound."""
-        settled = settle(self.held, decisions)
+        settled = settle(self.held, verdict.decisions)
         place = {call.id: n for n, call in enumerate(self.calls)}
         answered = {place[identity]: result for identity, result in settled.answers.items()}
         batch = replace(self, results={**self.results, **answered}, held=())
-        batch = await batch._ran(calls, {place[call.id]: call for call in settled.run}, terms, hooks)
+        asked = {place[call.id]: (call, verdict.permits.get(call.id)) for call in settled.run}
+        batch = await batch._ran(calls, asked, terms, hooks)
         changed = {place[identity]: noted(batch.results[place[identity]]) for identity in settled.edited}
         terms = replace(terms, approved=terms.approved | settled.approved)
         return replace(batch, results={**batch.results, **changed}), terms
 
-    async def _ran(self, calls: Calls, asked: Mapping[int, ToolCall], terms: Terms, hooks: Hooks) -> Batch:
+    async def _ran(
+        self, calls: Calls, asked: Mapping[int, tuple[ToolCall, Permit | None]], terms: Terms, hooks: Hooks
+    ) -> Batch:
         results = await calls.run_tools(
             list(asked.values()),
             terms.bound,
@@ -86,13 +99,16 @@ class Batch:
         return replace(self, results={**self.results, **dict(zip(asked, results, strict=True))})
 
 
-def _held(call: ToolCall, active: Mapping[str, Version], terms: Terms) -> Held | None:
-    """A call that waits. What cannot be run is no one's decision: it is refused."""
-    version = active.get(call.name)
-    if version is None or not waits(version, terms.policy, terms.approved):
-        return None
+def _is_whole(call: ToolCall, version: Version) -> bool:
+    """Whether a call could run. What cannot is no one's decision: it is refused."""
     try:
         Calls.arguments_of(call, version)
     except InvalidArguments:
-        return None
-    return Held(call, version.number, version.function.effects)
+        return False
+    return True
+
+
+def _held(call: ToolCall, judged: Judged, terms: Terms) -> Held:
+    function = judged.version.function
+    bound = {name: terms.bound[name] for name in function.bound if name in terms.bound}
+    return Held(call, judged.version.number, function.effects, bound)

@@ -19,9 +19,11 @@ from kernels.tasks import Task
 from server.callers import Caller
 from server.completions import ToolCall
 from server.conversations import problem
-from server.errors import InvalidArguments, MissingBound, VersionUnavailable
+from server.errors import FunctionNotFound, InvalidArguments, MissingBound, VersionUnavailable
 from server.executions import Executions
 from server.hints import Hint, hint_for
+from server.permits import Judged, Permit
+from server.refusals import ConfirmationNeeded
 from server.registrar import Registrar, find
 from server.registry import GenerationRow, Registry, Version
 from server.running import Running
@@ -92,12 +94,17 @@ Ended = Callable[[ToolResult], Awaitable[None]]
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A call and what is known of it before it is run. version is None where it is refused."""
+    """A call and what is known of it before it is run. permit is None where it is refused."""
 
     call: ToolCall
-    version: Version | None = None
+    permit: Permit | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     refusal: ToolResult | None = None
+
+    @property
+    def version(self) -> Version | None:
+        """The version that may run."""
+        return None if self.permit is None else self.permit.version
 
     @property
     def reads(self) -> bool:
@@ -130,28 +137,50 @@ class Calls:
         self._generation = generation
         self._launch = launch
 
-    async def call(
-        self, running: Running, name: str, arguments: Mapping[str, Any], *, timeout: float | None = None
-    ) -> Called:
-        """Call a function, in an execution that is there for it: `name` for the active version, `name@3` for that one.
+    async def find(self, name: str, caller: Caller) -> Judged:
+        """The version that a name means, `name@3` that one. Raises FunctionNotFound, UnknownVersion.
 
-        Raises FunctionNotFound, UnknownVersion, VersionUnavailable, InvalidArguments, and what the pool raises. An
-        exception in the function, a timeout or a death is no error: the execution says so.
+        Of a deleted function there is none: its versions wait for somebody to activate one.
+        """
+        plain, at, number = name.partition("@")
+        active = self._registrar.find(plain, caller)
+        if not at:
+            return Judged(active, active)
+        wanted = int(number) if number.isdecimal() and len(number) < 10 else 0
+        return Judged(await self._registrar.version(plain, wanted, caller), active)
+
+    def judged(self, caller: Caller) -> Mapping[str, Judged]:
+        """The functions that a caller may call, by name, as they are now."""
+        return {name: Judged(version, version) for name, version in self._active(caller).items()}
+
+    async def call(
+        self, running: Running, permit: Permit, arguments: Mapping[str, Any], *, timeout: float | None = None
+    ) -> Called:
+        """Call the version that is permitted, in an execution that is there for it, whatever is active by then.
+
+        Raises FunctionNotFound where it was deleted by then, VersionUnavailable, InvalidArguments, and what the pool
+        raises. An exception in the function, a timeout or a death is no error: the execution says so.
         """
         start = time.perf_counter()
-        version, pinned = await self._find(name, running.caller)
-        if version.function.declared.parameters is not None:
-            await asyncio.to_thread(_check_declared, version.function.declared.parameters, version, arguments)
-        launch = await self._launch_for(version, running) if pinned else None
+        version = permit.version
+        declared = version.function.declared.parameters
+        if declared is not None:
+            await asyncio.to_thread(_check_declared, declared, version, arguments)
+        self._check_there(version)
+        active = self._registrar.serving.state.serves(version)
+        launch = None if active else await self._launch_for(version, running)
         if version.function.network and running.session is None:
             launch = self._with_network(launch)
         task = Task.call(
             version.function.name,
             arguments,
             budget=min(self._settings.max_content, self._settings.max_output),
-            pinned=_as_pinned(version) if pinned else None,
+            pinned=_as_pinned(version),
+            version=version.number if active else None,
         )
-        execution = await self._executions.run(task, running, timeout=timeout, launch=launch, versions=[version])
+        execution = await self._executions.run(
+            task, running, timeout=timeout, launch=launch, versions=[version], check=lambda: self._check_there(version)
+        )
         if isinstance(execution.answer, Refused):
             raise _refusal(version, execution.answer.errors)
         hint = hint_for(execution.error, {version.function.name: version.function.signature})
@@ -160,6 +189,13 @@ class Calls:
         returned = execution.answer
         return Called(version, execution, returned, running.id, running.kernel, hint, total, told)
 
+    def _check_there(self, version: Version) -> None:
+        """Raises FunctionNotFound: a function that is deleted while a call of it waits does not run."""
+        name = version.function.name
+        if name not in self._registrar.serving.state.active:
+            hint = f"Nothing was run. To have it back, activate one of its versions: POST /functions/{name}/activate."
+            raise FunctionNotFound(f"{name} was deleted.", hint=hint)
+
     def _with_network(self, launch: Launch | None) -> Launch | None:
         """The same launch with the network; None, a kernel as all are, where they have it."""
         usual = launch or self._launch(self._registrar.serving.generation)
@@ -167,7 +203,7 @@ class Calls:
 
     async def run_tools(
         self,
-        calls: Sequence[ToolCall],
+        calls: Sequence[tuple[ToolCall, Permit | None]],
         bound: Mapping[str, Any],
         caller: Caller,
         *,
@@ -176,7 +212,7 @@ class Calls:
         began: Began | None = None,
         ended: Ended | None = None,
     ) -> list[ToolResult]:
-        """Answer every call of a model, in order.
+        """Answer every call of a model, in order; one without a permit is refused.
 
         Calls of functions that only read run side by side; any other runs alone, after those before it and before
         those after it. In a session all run one after the other. `began` is awaited before a call that may change
@@ -185,19 +221,22 @@ class Calls:
         What a model did wrong, and what fails, is content. Raises MissingBound, which only the caller can mend, and
         what began and ended raise.
         """
-        self.check_bound(calls, bound, caller)
+        permitted = {
+            permit.version.function.name: Judged(permit.version, permit.version) for _, permit in calls if permit
+        }
+        self.check_bound([call for call, _ in calls], bound, permitted)
         active = self._active(caller)
-        prepared = [self._prepare(call, bound, active) for call in calls]
+        prepared = [self._prepare(call, permit, bound, active) for call, permit in calls]
         results: dict[int, ToolResult] = {}
         for group in _in_order(prepared, one_by_one=session is not None):
             work = [self._answer(prepared[number], caller, session, timeout, began, ended) for number in group]
             results |= dict(zip(group, await _side_by_side(work), strict=True))
         return [results[number] for number in range(len(calls))]
 
-    def check_bound(self, calls: Sequence[ToolCall], bound: Mapping[str, Any], caller: Caller) -> None:
+    @staticmethod
+    def check_bound(calls: Sequence[ToolCall], bound: Mapping[str, Any], judged: Mapping[str, Judged]) -> None:
         """Raises MissingBound."""
-        active = self._active(caller)
-        for version in (active[call.name] for call in calls if call.name in active):
+        for version in (judged[call.name].version for call in calls if call.name in judged):
             required = version.function.parameters.get("required", ())
             missing = [name for name in version.function.bound if name in required and name not in bound]
             if missing:
@@ -224,15 +263,20 @@ class Calls:
             raise _refusal(version, errors)
         return arguments
 
-    def _prepare(self, call: ToolCall, bound: Mapping[str, Any], active: Mapping[str, Version]) -> _Prepared:
+    def _prepare(
+        self, call: ToolCall, permit: Permit | None, bound: Mapping[str, Any], active: Mapping[str, Version]
+    ) -> _Prepared:
         """What can be known before it runs: there is such a function, and the arguments are an object."""
-        number = None
+        version = permit.version if permit else None
         try:
-            version = find(active, call.name)
-            number = version.number
-            known = {name: bound[name] for name in version.function.bound if name in bound}
-            return _Prepared(call, version, {**self.arguments_of(call, version), **known})
+            if permit is None:
+                version = find(active, call.name)
+                self.arguments_of(call, version)
+                raise ConfirmationNeeded(f"{version} needs a decision of a person. It was not run.")
+            known = {name: bound[name] for name in permit.version.function.bound if name in bound}
+            return _Prepared(call, permit, {**self.arguments_of(call, permit.version), **known})
         except AigbbError as error:
+            number = version.number if version else None
             refusal = ToolResult(call, self._refused(call, error, active), error.code, 0.0, number)
             return _Prepared(call, refusal=refusal)
 
@@ -259,9 +303,10 @@ class Calls:
 
     async def _run_tool(self, one: _Prepared, caller: Caller, session: str | None, timeout: float | None) -> ToolResult:
         start, call, running = time.perf_counter(), one.call, Running(caller, session, one.call.name)
+        assert one.permit is not None, "what is refused is not run"
         try:
             with self._executions.recorded(running):
-                called = await self.call(running, call.name, one.arguments, timeout=timeout)
+                called = await self.call(running, one.permit, one.arguments, timeout=timeout)
         except AigbbError as error:
             number = one.version.number if one.version else None
             refusal = self._refused(call, error, self._active(caller))
@@ -292,15 +337,6 @@ class Calls:
     def _active(self, caller: Caller) -> Mapping[str, Version]:
         """The functions that a caller may call, by name."""
         return self._registrar.serving.state.seen_by(caller).active
-
-    async def _find(self, name: str, caller: Caller) -> tuple[Version, bool]:
-        """The version that is meant, and whether it is another than the active one."""
-        plain, at, number = name.partition("@")
-        if not at:
-            return self._registrar.find(plain, caller), False
-        wanted = int(number) if number.isdecimal() and len(number) < 10 else 0
-        version = await self._registrar.version(plain, wanted, caller)
-        return version, not self._registrar.serving.state.serves(version)
 
     async def _launch_for(self, version: Version, running: Running) -> Launch | None:
         """Where a version that is not active can run: None for the kernel that would be taken anyway."""

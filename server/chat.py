@@ -5,37 +5,33 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from pydantic import TypeAdapter
-
+from server.approvals import Approvals
 from server.archive import Approval, Archive, Stored, Summary
-from server.audit import Audit, Line
-from server.batch import Batch, Hooks, Terms
+from server.batch import Hooks
 from server.callers import Caller
 from server.calls import ToolResult
 from server.choosing import check_strict, choose
 from server.completions import ToolCall
 from server.conversations import Message, answer, calls_of, name_of, paired, problem
-from server.deciding import Decision, check, denied, stricter
+from server.deciding import Decision, check, denied
 from server.errors import (
     AigbbError,
-    ApprovalSettled,
-    ApprovalVoid,
     ConversationBusy,
     ConversationNotFound,
     InvalidRequest,
     ModelNotConfigured,
-    UnknownApproval,
 )
 from server.llm import Place
 from server.loop import Journal, Loop, Means
-from server.observing import ToolCalled, Turned
+from server.observing import Turned
+from server.permits import stricter
 from server.registry import Version
 from server.tracing import Doing
-from server.turns import Event, Suspended, Turn, Waiting, Wish
+from server.turns import Event, Suspended, Turn, Wish
 
 MAX_LISTED = 200
 # What a model reads of calls that a crash, or somebody who left, cut off.
@@ -47,64 +43,24 @@ _LOST = problem(
 _NOT_RUN = problem("not_run", "The turn was interrupted before this call. It was not run.")
 
 
-@dataclass(frozen=True)
-class Keeping:
-    """approval_seconds: how long a decision is waited for. keep_seconds: how long conversations are kept."""
-
-    approval_seconds: float
-    keep_seconds: float
-
-
-@dataclass(frozen=True)
-class Form:
-    """How a tool call came: with this id, which need not be unique; as an item of a response, or of a chat."""
-
-    id: str
-    responses: bool = False
-
-
-@dataclass(frozen=True)
-class HeldCalls:
-    """Tool calls outside of a conversation that wait, as a value."""
-
-    forms: tuple[Form, ...]
-    batch: Batch
-    terms: Terms
-
-
-@dataclass(frozen=True)
-class ToolTurn:
-    """What tool calls came to: by position a result for each, or for each that does not wait."""
-
-    forms: tuple[Form, ...]
-    results: Mapping[int, ToolResult]
-    waiting: Waiting | None = None
-    approved: tuple[str, ...] = ()
-
-
-_suspended = TypeAdapter[Suspended | HeldCalls](Suspended | HeldCalls)
-
-
 class Chat:
     """Runs turns, one at a time in each conversation. means is asked anew for each.
 
-    holds: whether the key of who asked before is still good. until_cut: events, until a service that ends cuts them.
+    keep_seconds: how long conversations are kept. until_cut: events, until a service that ends cuts them.
     """
 
     def __init__(
         self,
         means: Callable[[Caller], Means],
         archive: Archive,
-        keeping: Keeping,
-        holds: Callable[[Caller], bool],
-        audit: Audit,
+        approvals: Approvals,
+        keep_seconds: float,
         until_cut: Callable[[AsyncGenerator[Event]], AsyncGenerator[Event]],
     ) -> None:
         self._means = means
         self._archive = archive
-        self._keeping = keeping
-        self._holds = holds
-        self._audit = audit
+        self._approvals = approvals
+        self._keep_seconds = keep_seconds
         self._until_cut = until_cut
         self._busy: set[str] = set()
 
@@ -135,73 +91,24 @@ class Chat:
         caller: who decides; the turn goes on with the rights of who asked. Raises InvalidRequest,
         ApprovalVoid, ApprovalSettled, ConversationBusy, and as `run`.
         """
-        suspended = _suspended.validate_json(approval.suspended)
-        if isinstance(suspended, HeldCalls) or approval.conversation is None:
+        suspended = self._approvals.pending(approval)
+        if not isinstance(suspended, Suspended) or approval.conversation is None:
             raise InvalidRequest("These calls belong to no conversation.")
-        self._check_key(suspended.wish.caller)
+        self._approvals.check_asker(suspended.wish.caller)
         wish = replace(suspended.wish, conversation=approval.conversation, service=service or suspended.wish.service)
         async with self._turn(wish) as means:
-            check(suspended.batch.held, decisions, _active(means))
-            await self._claim(approval, suspended, decisions, caller)
+            verdict = check(suspended.batch.held, decisions, means.calls.judged(wish.caller))
+            await self._approvals.claim(approval, suspended.batch.held, decisions, caller)
             stored = await self._load(approval.conversation)
             assert stored is not None, "what waits in a conversation goes with it"
             await asyncio.to_thread(self._archive.begin, stored.id, (), stored.approved)
             loop = self._loop(means, wish, suspended.name, stored.messages)
-            resumed = loop.resume(suspended, list(decisions))
+            resumed = loop.resume(suspended, verdict)
             async with aclosing(self._watched(means, loop, resumed)) as events:
                 async for event in events:
                     yield event
 
-    # -- tool calls without a conversation
-
-    async def run_tools(
-        self, calls: Sequence[ToolCall], forms: tuple[Form, ...], terms: Terms, caller: Caller
-    ) -> ToolTurn:
-        """Run the calls of somebody else's loop; those that need a decision wait. Raises MissingBound.
-
-        terms.policy: at least so many decisions, and at least the service's.
-        """
-        _check_approved(terms.approved, caller)
-        means = self._means(caller)
-        terms = replace(terms, policy=stricter(means.policy, terms.policy), caller=caller)
-        batch = await Batch(tuple(calls)).run(means.calls, _active(means), terms, Hooks())
-        _tell(means, batch)
-        if not batch.held:
-            return ToolTurn(forms, batch.results)
-        return ToolTurn(forms, batch.results, await self._hold(None, HeldCalls(forms, batch, terms), caller))
-
-    async def decide_tools(self, approval: Approval, decisions: Sequence[Decision], caller: Caller) -> ToolTurn:
-        """Run tool calls that wait, as was decided, with the rights of who sent them. caller: who decides.
-
-        Raises InvalidRequest, ApprovalVoid, ApprovalSettled.
-        """
-        suspended = _suspended.validate_json(approval.suspended)
-        assert isinstance(suspended, HeldCalls)
-        self._check_key(suspended.terms.caller)
-        means = self._means(suspended.terms.caller)
-        check(suspended.batch.held, decisions, _active(means))
-        await self._claim(approval, suspended, decisions, caller)
-        batch, terms = await suspended.batch.decided(means.calls, list(decisions), suspended.terms, Hooks())
-        _tell(means, batch)
-        return ToolTurn(suspended.forms, batch.results, approved=tuple(sorted(terms.approved)))
-
     # -- what is kept
-
-    async def approval(self, identity: str, caller: Caller) -> Approval:
-        """One that is waited for, or was. Raises UnknownApproval."""
-        found = await asyncio.to_thread(self._archive.approval, identity)
-        if found is None or not caller.sees(found.owner):
-            raise UnknownApproval(f"There is no approval {identity[:80]!r}.")
-        return found
-
-    def now(self) -> float:
-        """The moment, as approvals and conversations have it."""
-        return self._archive.clock.now()
-
-    async def approvals(self, caller: Caller) -> list[Approval]:
-        """All that the caller can still decide, oldest first."""
-        found = await asyncio.to_thread(self._archive.waiting, self.now())
-        return [one for one in found if caller.sees(one.owner)]
 
     async def conversations(self, caller: Caller) -> list[Summary]:
         """Those of the caller's that went on last, newest first."""
@@ -259,12 +166,6 @@ class Chat:
             if owner is not None and not caller.sees(owner):
                 raise _no_conversation(conversation)
 
-    def _check_key(self, asker: Caller) -> None:
-        """Raises ApprovalVoid when who asked may ask no more."""
-        if not self._holds(asker):
-            hint = "Nothing was run. Have it asked again with a key that is good."
-            raise ApprovalVoid(f"The key {asker.key} that asked for these calls is not good any more.", hint=hint)
-
     async def _begun(self, means: Means, wish: Wish, stored: Stored | None) -> Loop:
         """A loop at its beginning, what it begins with written down."""
         name = wish.model or means.model.name
@@ -281,7 +182,7 @@ class Chat:
         return loop
 
     def _write_down(self, conversation: str, new: Sequence[Message], wish: Wish) -> None:
-        self._archive.forget(self.now() - self._keeping.keep_seconds)
+        self._archive.forget(self._approvals.now() - self._keep_seconds)
         self._archive.withdraw(conversation)
         self._archive.begin(conversation, new, wish.approved, wish.caller.key)
 
@@ -325,43 +226,8 @@ class Chat:
         suspended, conversation = loop.suspended(), turn.conversation or secrets.token_hex(8)
         messages = () if turn.conversation else tuple(loop.messages)
         ended = {result.call.id: result.content for result in suspended.batch.done}
-        waiting = await self._hold(conversation, suspended, suspended.wish.caller, messages, ended)
+        waiting = await self._approvals.hold(conversation, suspended, suspended.wish.caller, messages, ended)
         return replace(turn, conversation=conversation, waiting=waiting)
-
-    async def _hold(
-        self,
-        conversation: str | None,
-        suspended: Suspended | HeldCalls,
-        caller: Caller,
-        messages: Sequence[Message] = (),
-        ended: Mapping[str, str] | None = None,
-    ) -> Waiting:
-        """Keep what waits; from now on somebody may decide."""
-        held, now = suspended.batch.held, self.now()
-        waiting = Waiting(secrets.token_hex(8), now + self._keeping.approval_seconds, held)
-        text = _suspended.dump_json(suspended).decode()
-        calls = tuple(one.shown() for one in held)
-        approval = Approval(waiting.id, conversation, "waiting", calls, text, now, waiting.expires, caller.key)
-        await asyncio.to_thread(self._archive.hold, approval, messages, ended or {})
-        return waiting
-
-    async def _claim(
-        self, approval: Approval, suspended: Suspended | HeldCalls, decisions: Sequence[Decision], caller: Caller
-    ) -> None:
-        """For one caller only. Raises ApprovalSettled."""
-        if not await asyncio.to_thread(self._archive.settle, approval.id, "decided", self.now()):
-            found = await self.approval(approval.id, caller)
-            told = {"waiting": "expired, which counts as rejected", "decided": "was decided already"}
-            detail = told.get(found.status, "is over: the conversation went on without it")
-            raise ApprovalSettled(f"Approval {approval.id} {detail}.")
-        held = {one.call.id: one for one in suspended.batch.held}
-        for decision in decisions:
-            one = held[decision.call_id]
-            about = f"approval {approval.id}, asked by {approval.owner}, arguments {one.args_hash}"
-            self._audit.note(
-                Line(caller.key, caller.request_id, "decide", decision.choice, one.call.name, one.version, detail=about)
-            )
-        await self._audit.flush()
 
 
 class Written(Journal):
@@ -407,17 +273,6 @@ def _told(means: Means, loop: Loop) -> Iterator[Doing]:
             means.observer.note(Turned(doing.outcome, time.perf_counter() - start))
 
 
-def _tell(means: Means, batch: Batch) -> None:
-    """Tell of tool calls, once all of them are over."""
-    for result in () if batch.held else batch.done:
-        means.observer.note(ToolCalled(result.status))
-
-
-def is_of_tools(approval: Approval) -> bool:
-    """Whether calls of somebody else's loop wait, and not a conversation."""
-    return approval.conversation is None
-
-
 def _check_approved(approved: Collection[str], caller: Caller) -> None:
     """Raises Forbidden: only who may decide about calls may have decided beforehand."""
     if approved:
@@ -426,10 +281,6 @@ def _check_approved(approved: Collection[str], caller: Caller) -> None:
 
 def _no_conversation(identity: str) -> ConversationNotFound:
     return ConversationNotFound(f"There is no conversation {identity[:80]!r}.")
-
-
-def _active(means: Means) -> dict[str, Version]:
-    return {version.function.name: version for version in means.catalog.versions}
 
 
 def _closing(stored: Stored) -> list[Message]:

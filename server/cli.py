@@ -26,7 +26,7 @@ from server import (
     cli_secrets,
     cli_versions,
 )
-from server.cli_executions import Detach, begin, print_called
+from server.cli_executions import Detach, begin, print_called, print_pending
 from server.cli_functions import Pinned
 from server.client import Client, path_of
 from server.printing import (
@@ -164,6 +164,8 @@ def call(
         done = client.request("POST", path, given, session=session, timeout=timeout)
     if as_json:
         print_json(done)
+    elif "approval" in done:
+        print_pending(done)
     else:
         print_called(done)
         _say_lost(done)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Optional
 import typer
 from rich.markup import escape
 
+from server.cli_executions import print_called
 from server.client import Client, path_of
 from server.printing import (
     CODE_FAILED,
@@ -55,6 +56,8 @@ def approvals(
     elif identity:
         show_calls(found)
         say(f"{found['status']}, until {moment(found['expires'])} (UTC)")
+        if found["outcome"] is not None:
+            print_json(found["outcome"])
     else:
         rows = [_row(approval, held) for approval in found["approvals"] for held in approval["calls"]]
         print_table("Waiting for a decision", ("id", "conversation", "function", "arguments", "expires (UTC)"), rows)
@@ -95,7 +98,7 @@ def approve(
     else:
         show_calls(approval)
         done = _decided(client, approval, decisions, pictures)
-    if done.get("status", "done") != "done":
+    if done.get("status", "done") not in ("done", "ok", "decided"):
         raise typer.Exit(CODE_FAILED)
 
 
@@ -131,6 +134,10 @@ def _decided(
             show_waiting(done["approval"])
         return done
     done = dict(client.request("POST", path_of("approvals", approval["id"]), {"decisions": decisions}))
+    if "runs" not in done:  # a typed call, which ran or was rejected
+        if "calls" not in done:
+            print_called(done)
+        return done
     shown = Shown(Album(client, pictures))
     for run, message in zip(done["runs"], done["messages"], strict=True):
         shown.hear("tool_result", {**run, "content": message.get("content", message.get("output"))})
@@ -165,6 +172,8 @@ def show_call(held: Mapping[str, Any]) -> None:
     """One call, as it would be run."""
     say(f"[bold]{escape(held['name'])}@{held['version']}[/]  [yellow]effects: {held['effects']}[/]")
     say(escape(as_read(held["arguments"], indent=2)))
+    if held.get("bound"):
+        say(f"bound: {escape(as_read(held['bound'], indent=2))}")
 
 
 def show_waiting(approval: Mapping[str, Any]) -> None:

@@ -37,6 +37,8 @@ def begin(client: Client, path: str, body: object, *, as_json: bool, **query: An
     begun = client.fetch("POST", path, body, {"Prefer": "respond-async"}, **query).json()
     if as_json:
         print_json(begun)
+    elif "approval" in begun:
+        print_pending(begun)
     else:
         write(begun["id"])
         say(f"[dim]aigbb executions {begun['id']} --follow[/]")
@@ -130,6 +132,15 @@ def _show_item(item: Mapping[str, Any], answer: Mapping[str, Any] | None) -> Non
             show_error(item, answer["hint"] if answer else None)
         case _:
             show_output(item)
+
+
+def print_pending(done: Mapping[str, Any]) -> None:
+    """A call that waits for a decision: its approval's id, and how to decide."""
+    approval = done["approval"]
+    until = f"until {moment(approval['expires'])} (UTC)"
+    say(f"[bold]{escape(done['name'])}@{done['version']}[/] waits for a decision {until}.")
+    say(f"[dim]aigbb approvals {escape(approval['id'])} shows the call, and its result once somebody has decided.[/]")
+    write(approval["id"])
 
 
 def print_called(done: Mapping[str, Any]) -> None:

@@ -1,37 +1,38 @@
-"""Which calls a person decides about, and what a decision makes of them. Pure: nothing is kept or run here."""
+"""Pending calls, decisions about them, and what a decision makes of them. Pure: nothing is kept or run here."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from server.calls import ToolResult
 from server.completions import ToolCall
 from server.conversations import problem
 from server.errors import ApprovalVoid, InvalidRequest
-from server.functions import Function
-from server.registry import Version
+from server.permits import Judged, Permit
 
-Policy = Literal["never", "writes", "always"]
-POLICIES: tuple[Policy, ...] = ("never", "writes", "always")  # from the one that asks least
 Choice = Literal["approve", "edit", "reject", "respond"]
 Scope = Literal["call", "session"]
 
 
 @dataclass(frozen=True)
 class Held:
-    """A call that waits, with the version of the function that would run."""
+    """A call that waits, with the version of the function that would run, and the values of its bound parameters."""
 
     call: ToolCall
     version: int
     effects: str
+    bound: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def args_hash(self) -> str:
-        """What was shown to the person, in short: sha256 of the arguments' canonical JSON, hex."""
+        """What was shown to the person, in short: sha256 of the canonical JSON of all arguments, hex."""
+        arguments = _read(self.call.arguments)
+        if self.bound and isinstance(arguments, dict):
+            return args_hash(json.dumps({**arguments, **self.bound}))
         return args_hash(self.call.arguments)
 
     def shown(self) -> dict[str, Any]:
@@ -40,6 +41,7 @@ class Held:
             "call_id": self.call.id,
             "name": self.call.name,
             "arguments": _read(self.call.arguments),
+            "bound": dict(self.bound),
             "args_hash": self.args_hash,
             "version": self.version,
             "effects": self.effects,
@@ -63,6 +65,14 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """Decisions that were checked, and the permission of each call that they allow, by call id."""
+
+    decisions: tuple[Decision, ...]
+    permits: Mapping[str, Permit]
+
+
+@dataclass(frozen=True)
 class Settled:
     """What decisions come to: calls to run, answers to those that are not, and functions that need no more."""
 
@@ -72,31 +82,14 @@ class Settled:
     approved: frozenset[str]
 
 
-def stricter(one: Policy, other: Policy | None) -> Policy:
-    """The policy that asks more often: a request may ask for more decisions than the service, not for fewer."""
-    return max(one, other or one, key=POLICIES.index)
-
-
-def waits(version: Version, policy: Policy, approved: Collection[str]) -> bool:
-    """Whether a call of this needs a decision. approved: functions, or name@version, that were decided about before."""
-    function = version.function
-    if function.name in approved or str(version) in approved:
-        return False
-    return function.confirm == "always" or (function.confirm == "policy" and _asks(function, policy))
-
-
-def _asks(function: Function, policy: Policy) -> bool:
-    return policy == "always" or (policy == "writes" and function.effects != "read")
-
-
 def args_hash(arguments: str) -> str:
     """sha256, hex: equal for arguments that are equal as JSON."""
     canonical = json.dumps(_read(arguments), sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def check(held: Sequence[Held], decisions: Sequence[Decision], active: Mapping[str, Version]) -> None:
-    """Whether these are decisions about all of these calls, as they were shown.
+def check(held: Sequence[Held], decisions: Sequence[Decision], judged: Mapping[str, Judged]) -> Verdict:
+    """Check that these are decisions about all of these calls, as they were shown. judged: by name, as it is now.
 
     Raises InvalidRequest, ApprovalVoid.
     """
@@ -115,13 +108,14 @@ def check(held: Sequence[Held], decisions: Sequence[Decision], active: Mapping[s
         if decision.choice == "edit" and decision.arguments is None:
             raise InvalidRequest(f"The decision about {one.call.id} is to edit, but holds no arguments.")
     to_run = [known[d.call_id] for d in decisions if d.choice in ("approve", "edit")]
-    if changed := [one.call.name for one in to_run if not _is_active(one, active)]:
-        raise ApprovalVoid(f"{', '.join(changed)} changed since the model asked.", functions=changed)
+    if changed := [one.call.name for one in to_run if not _is_same(one, judged)]:
+        raise ApprovalVoid(f"{', '.join(changed)} changed since the call was made.", functions=changed)
+    return Verdict(tuple(decisions), {one.call.id: judged[one.call.name].for_decision() for one in to_run})
 
 
-def _is_active(held: Held, active: Mapping[str, Version]) -> bool:
-    version = active.get(held.call.name)
-    return version is not None and version.number == held.version
+def _is_same(held: Held, judged: Mapping[str, Judged]) -> bool:
+    found = judged.get(held.call.name)
+    return found is not None and found.version.number == held.version
 
 
 def settle(held: Sequence[Held], decisions: Sequence[Decision]) -> Settled:

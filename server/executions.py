@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import structlog
 
-from kernels.kernel import Launch
+from kernels.kernel import Kernel, Launch
 from kernels.outputs import Execution
 from kernels.pool import Pool
 from kernels.tasks import CALL, Task
@@ -106,11 +106,13 @@ class Executions:
         timeout: float | None = None,
         launch: Launch | None = None,
         versions: Sequence[Version] = (),
+        check: Callable[[], None] = lambda: None,
     ) -> Execution:
         """Do a task to its end, and note in the record what happens; see `Pool.execute` for what it raises.
 
         timeout: seconds, by default and at most what the settings say. versions: what the task is known to call.
-        Raises SessionNotFound, also for a session of somebody else, SecretsLocked, MissingSecret.
+        check: called when its waiting is over and when it has a kernel; what it raises ends it unrun. Raises
+        SessionNotFound, also for a session of somebody else, SecretsLocked, MissingSecret.
         """
         if running.session is not None:
             self._sessions.check(running.session, running.caller)
@@ -129,7 +131,7 @@ class Executions:
             max_output=self._settings.max_output,
             launch=launch,
             caller=running.caller.owner,
-            reached=running.reached,
+            reached=lambda kernel: _reached(running, kernel, check),
         )
         outcome = LEFT
         try:
@@ -164,3 +166,8 @@ class Executions:
             error.__traceback__ = None
         elif error is not None:
             log.error("execution.bug", execution_id=identity, exc_info=error)
+
+
+def _reached(running: Running, kernel: Kernel | None, check: Callable[[], None]) -> None:
+    check()
+    running.reached(kernel)

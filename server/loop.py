@@ -17,12 +17,13 @@ from server.catalog import Catalog
 from server.choosing import SEARCH, Offer, found_by
 from server.completions import Completion, Delta, TextDelta, ToolCall, Usage
 from server.conversations import Message, answer, name_of, paired, problem
-from server.deciding import Decision, Policy
+from server.deciding import Verdict
 from server.dialects import spoken, understood
 from server.errors import AigbbError, LimitReached, ToolsRefused
 from server.llm import Asked, Model
 from server.models import Mode, mode_for
 from server.observing import Answered, Observer, ToolCalled
+from server.permits import Policy
 from server.pictures import with_pictures
 from server.results import Results
 from server.tools import render
@@ -103,7 +104,7 @@ class Loop:
                     doing.outcome = "ok"
         yield self._turn
 
-    async def resume(self, suspended: Suspended, decisions: list[Decision]) -> AsyncGenerator[Event]:
+    async def resume(self, suspended: Suspended, verdict: Verdict) -> AsyncGenerator[Event]:
         """Go on with a turn that waited. messages are those up to the one whose calls wait."""
         self._given, self._rounds, self._said = suspended.given, list(suspended.rounds), suspended.said
         self._failures.update({key[:3]: key[3] for key in suspended.failures})
@@ -114,7 +115,7 @@ class Loop:
         del self.messages[len(self.messages) - len(suspended.batch.calls) :]
         with self._means.tracing.inside(self.within):
             batch, self._terms = await suspended.batch.decided(
-                self._means.calls, decisions, self._terms, self._journal.hooks
+                self._means.calls, verdict, self._terms, self._journal.hooks
             )
         for result in batch.ordered:
             if result not in suspended.batch.done:

@@ -63,3 +63,24 @@ class SandboxRequired(AigbbError):
         "Install bubblewrap (apt-get install bubblewrap) and start the service again, or set AIGBB_SANDBOX=off where "
         "something else confines the whole service."
     )
+
+
+class ConfirmationNeeded(AigbbError):
+    """A call that a person has to decide about, where nothing can wait for that."""
+
+    code, status = "needs_confirmation", 403
+    hint = "Call it by POST /functions/{name}/call, POST /tools/run or POST /chat: there it waits for the decision."
+
+
+class CallRejected(AigbbError):
+    """A person rejected the call."""
+
+    code, status = "rejected", 403
+    hint = "Nothing was run. Do not send it again unless the person agrees."
+
+
+class TooManyApprovals(AigbbError):
+    """A key has as many pending approvals as it may."""
+
+    code, status = "too_many_approvals", 429
+    hint = "Have those decided that GET /approvals lists, or wait until they expire."

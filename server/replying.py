@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
@@ -15,11 +16,14 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from server.callers import Caller
 from server.operations import PREFER
 from server.routing import as_json, unless_gone
 from server.running import Running
 from server.service import Service
+from server.turns import Waiting
 from server.wire import EXECUTION_ID
+from server.wire_calls import PendingCallAnswer
 from server.wire_executions import ExecutionAnswer, event
 
 Work = Callable[[Running], Awaitable[BaseModel]]
@@ -53,6 +57,15 @@ LATER: dict[int | str, dict[str, Any]] = {
     202: {"model": ExecutionAnswer, "description": "It goes on by itself; its address is in `Location`"}
 }
 
+CALL_LATER: dict[int | str, dict[str, Any]] = {
+    202: {
+        "model": ExecutionAnswer | PendingCallAnswer,
+        "description": "It continues in the background, or waits for a decision; its address is in `Location`",
+    }
+}
+# Seconds for which a request waits for a decision, at most.
+LONGEST_WAIT = 600.0
+
 _SECONDS = re.compile(r"[0-9]{1,6}")
 
 
@@ -76,6 +89,20 @@ async def _later(request: Request, service: Service, running: Running, work: Wor
             return as_json(running.answer, headers={**_address(running), **applied})
     headers = {**_address(running), "Preference-Applied": "respond-async"}
     return as_json(ExecutionAnswer.told(running, request), 202, headers)
+
+
+async def reply_held(request: Request, service: Service, waiting: Waiting, caller: Caller) -> Response:
+    """Return the approval that a call waits for; where the client prefers to wait, what its decision came to."""
+    wait, location = Preference.of(request).wait, f"/approvals/{waiting.id}"
+    if not wait:
+        return as_json(PendingCallAnswer.of(waiting), 202, {"Location": location})
+    seconds = min(wait, LONGEST_WAIT)
+    approval = await unless_gone(request, service.approvals.over(waiting.id, caller, seconds))
+    applied = {"Location": location, "Preference-Applied": f"wait={seconds:g}"}
+    outcome = json.loads(approval.outcome) if approval.outcome else {}
+    if "id" not in outcome:
+        return as_json(PendingCallAnswer.of(waiting), 202, applied)
+    return Response(approval.outcome, headers={**applied, EXECUTION_ID: outcome["id"]}, media_type="application/json")
 
 
 def _address(running: Running) -> dict[str, str]:

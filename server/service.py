@@ -24,14 +24,16 @@ from kernels.outputs import Execution
 from kernels.pool import Pool
 from kernels.progress import Report, silent
 from kernels.tasks import Task
+from server.approvals import Approvals
 from server.archive import Archive
 from server.callers import Caller, Reach
 from server.calls import Calls
 from server.catalog import Catalog
 from server.changing import Changer, Serving
-from server.chat import Chat, Keeping
+from server.chat import Chat
 from server.damage import mend, usable
 from server.diffing import source_diff
+from server.direct import DirectCalls
 from server.draining import WHY, Drain, refusal
 from server.errors import HomeInUse
 from server.executions import Executions
@@ -146,9 +148,11 @@ class Service:
         self.calls = Calls(settings, self.registrar, registry, *running, self.changer.generation, self._launch, tracing)
         self._catalogs: dict[Reach, Catalog] = {}
         self._model = Model(settings)
-        keeping = Keeping(settings.approval_seconds, settings.conversation_days * DAY)
         self.drain = Drain()
-        self.chat = Chat(self._means, stores.archive, keeping, self.keys.holds, self.audit, self.drain.until_cut)
+        self.approvals = Approvals(stores.archive, settings.approval_seconds, self.keys.holds, self.audit)
+        keep_seconds = settings.conversation_days * DAY
+        self.chat = Chat(self._means, stores.archive, self.approvals, keep_seconds, self.drain.until_cut)
+        self.direct = DirectCalls(self.calls, self.executions, self.approvals, settings.confirm, self.observer)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @classmethod
@@ -206,21 +210,21 @@ class Service:
         self, wanted: Sequence[Wanted], caller: Caller, report: Report = silent, *, dry_run: bool = False
     ) -> list[Registered]:
         """Register functions; a caller who leaves does not stop it. Raises as `Registrar.register`."""
-        return await self._to_its_end(self.registrar.register(wanted, caller, report, dry_run=dry_run))
+        return await self.to_its_end(self.registrar.register(wanted, caller, report, dry_run=dry_run))
 
     async def activate(
         self, name: str, number: int, env: Mapping[str, str], caller: Caller, report: Report = silent
     ) -> Registered:
         """Have an older version serve again. Raises as `Registrar.activate`."""
-        return await self._to_its_end(self.registrar.activate(name, number, env, caller, report))
+        return await self.to_its_end(self.registrar.activate(name, number, env, caller, report))
 
     async def delete(self, name: str, caller: Caller) -> None:
         """Take a function out of service. Raises FunctionNotFound, WouldBreak."""
-        await self._to_its_end(self.registrar.delete(name, caller, silent))
+        await self.to_its_end(self.registrar.delete(name, caller, silent))
 
     async def sync(self, caller: Caller, report: Report = silent) -> Synced:
         """Register what changed in the functions' folder."""
-        return await self._to_its_end(self.registrar.sync(caller, report))
+        return await self.to_its_end(self.registrar.sync(caller, report))
 
     # -- functions
 
@@ -389,7 +393,8 @@ class Service:
             cage=self.confinement.kernels(self.home, self._runtime),
         )
 
-    async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
+    async def to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do work that a caller who leaves does not stop."""
         task = asyncio.create_task(self._counted(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -11,9 +11,10 @@ from server.callers import NOBODY, Caller
 from server.calls import ToolResult
 from server.completions import Completion, Delta, ToolCall, Usage
 from server.conversations import Message
-from server.deciding import Held, Policy
+from server.deciding import Held
 from server.llm import Place
 from server.models import Mode
+from server.permits import Policy
 
 Status = Literal["done", "calls", "needs_confirmation", "limit", "stuck", "length", "filtered"]
 Strict = bool | Literal["auto"]

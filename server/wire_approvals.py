@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, SecretStr
 
 from kernels.clock import as_time
 from server.archive import Approval
-from server.deciding import Choice, Decision, Policy, Scope
+from server.deciding import Choice, Decision, Scope
 from server.llm import Place
+from server.permits import Policy
 from server.turns import Waiting
 from server.wire import Answer, Body
 
@@ -27,7 +29,8 @@ class HeldCall(Answer):
     call_id: str
     name: str
     arguments: Annotated[Any, Field(description="As a value; text where it is no JSON")]
-    args_hash: Annotated[str, Field(description="sha256 of the arguments; send it back to say what was looked at")]
+    bound: Annotated[dict[str, Any], Field(description="Values of bound parameters, which no model gives")] = {}
+    args_hash: Annotated[str, Field(description="sha256 of all arguments; send it back to say what was looked at")]
     version: Annotated[int, Field(description="The version that would run; if another is active, it cannot")]
     effects: Literal["read", "write", "unknown"]
 
@@ -44,6 +47,10 @@ class ApprovalAnswer(Answer):
     calls: list[HeldCall]
     expires: str
     hint: Annotated[str, Field(description="How to decide, and how not to be asked")]
+    outcome: Annotated[
+        dict[str, Any] | None,
+        Field(description="The answer to decided calls of no conversation, or {`problem`}; null before"),
+    ] = None
 
     @classmethod
     def of(cls, waiting: Waiting, conversation: str | None) -> ApprovalAnswer:
@@ -72,14 +79,16 @@ class ApprovalAnswer(Answer):
             calls=calls,
             expires=as_time(approval.expires),
             hint=_hint(approval.id, calls) if open_ else "Nothing is left to decide.",
+            outcome=None if approval.outcome is None else json.loads(approval.outcome),
         )
 
 
 def _hint(identity: str, calls: list[HeldCall]) -> str:
     names = ", ".join(sorted({call.name for call in calls}))
     return (
-        f"Decide with POST /approvals/{identity}. Not to be asked: register what changes nothing with `effects`: read, "
-        f"what may go ahead with `confirm`: never; or send `approved`: [{names}]; or serve with AIGBB_CONFIRM=never."
+        f"Decide with POST /approvals/{identity} and a key with the scope approve. Not to be asked: register what "
+        f"changes nothing with `effects`: read, what may go ahead with `confirm`: never; or send `approved`: [{names}] "
+        "with such a key; or serve with AIGBB_CONFIRM=never."
     )
 
 

@@ -8,10 +8,12 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from kernels.outputs import Status, Stream
+from server.approvals import Form
 from server.batch import Terms
 from server.calls import Called, ToolResult
-from server.chat import Form, ToolTurn
 from server.completions import ToolCall, mended
+from server.direct import ToolTurn
+from server.turns import Waiting
 from server.wire import (
     Answer,
     Body,
@@ -161,6 +163,22 @@ class CallAnswer(Answer):
             truncated=done.truncated,
             **ending(done, session),
         )
+
+
+class PendingCallAnswer(Answer):
+    """A typed call that waits for a decision."""
+
+    name: str
+    version: Annotated[int, Field(description="The version that will run")]
+    status: Literal["needs_confirmation"]
+    approval: ApprovalAnswer
+
+    @classmethod
+    def of(cls, waiting: Waiting) -> PendingCallAnswer:
+        """From what waits."""
+        [held] = waiting.held
+        approval = ApprovalAnswer.of(waiting, None)
+        return cls(name=held.call.name, version=held.version, status="needs_confirmation", approval=approval)
 
 
 class ToolRun(Answer):

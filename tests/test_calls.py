@@ -13,6 +13,7 @@ import pytest
 from server.callers import Caller
 from server.calls import ToolResult
 from server.completions import ToolCall
+from server.permits import Permit
 from server.registry import Version
 from server.running import Running
 from server.service import Service
@@ -127,10 +128,17 @@ class Log:
             raise self.failing[line]
 
 
+def permitted(service: Service, *calls: ToolCall) -> list[tuple[ToolCall, Permit | None]]:
+    """Calls with their permits, as if a person had decided about them."""
+    judged = service.calls.judged(Caller())
+    return [(call, judged[call.name].for_decision() if call.name in judged else None) for call in calls]
+
+
 async def run(service: Service, *calls: ToolCall, log: Log | None = None, session: str | None = None) -> list[str]:
     """The contents."""
     log = log or Log()
-    results = await service.calls.run_tools(calls, {}, Caller(), session=session, began=log.began, ended=log.ended)
+    asked = permitted(service, *calls)
+    results = await service.calls.run_tools(asked, {}, Caller(), session=session, began=log.began, ended=log.ended)
     assert [result.call for result in results] == list(calls)
     return [result.content for result in results]
 
@@ -192,7 +200,7 @@ async def test_no_calls_have_no_results(service: Service) -> None:
 
 async def test_a_result_says_which_version_was_called(service: Service, tmp_path: Path) -> None:
     calls = [call("lists", folder=tmp_path), call("lists", folder=1, x=2), ToolCall("x", "lists", "["), call("lits")]
-    results = await service.calls.run_tools(calls, {}, Caller())
+    results = await service.calls.run_tools(permitted(service, *calls), {}, Caller())
     assert [result.status for result in results] == ["ok", "invalid_arguments", "invalid_arguments", "unknown_function"]
     assert [result.version for result in results] == [1, 1, 1, None]
 
@@ -224,7 +232,8 @@ async def test_who_gives_up_frees_the_kernels(service: Service, tmp_path: Path) 
         begun.set()
 
     waits = call("meets", folder=tmp_path, mine="b", other="nobody")
-    work = service.calls.run_tools([waits, call("lits"), waits], {}, Caller(), began=log.began, ended=ended)
+    asked = permitted(service, waits, call("lits"), waits)
+    work = service.calls.run_tools(asked, {}, Caller(), began=log.began, ended=ended)
     task = asyncio.create_task(work)
     await begun.wait()
     task.cancel()
@@ -233,22 +242,28 @@ async def test_who_gives_up_frees_the_kernels(service: Service, tmp_path: Path) 
     assert service.pool.admission.load == (0, 0)
 
 
+async def test_a_call_without_a_permit_is_not_run(service: Service, tmp_path: Path) -> None:
+    [result] = await service.calls.run_tools([(call("lists", folder=tmp_path), None)], {}, Caller())
+    assert (result.status, result.version, result.execution) == ("needs_confirmation", 1, None)
+
+
 # -- secrets
 
 
 async def test_variables_of_the_service_are_masked_in_errors(service: Service) -> None:
-    [result] = await service.calls.run_tools([call("fails", n=1)], {}, Caller())
+    [result] = await service.calls.run_tools(permitted(service, call("fails", n=1)), {}, Caller())
     assert json.loads(result.content)["detail"] == "ValueError: the key is ***"
     assert result.status == "error"
     assert "the key is ***" in result.traceback and 'os.environ["PASSED_KEY"]' in result.traceback
     assert "hunter2" not in f"{result}"
+    permit = service.calls.judged(Caller())["fails"].for_decision()
     with service.executions.recorded(Running(Caller())) as running:
-        called = await service.calls.call(running, "fails", {"n": 1})
+        called = await service.calls.call(running, permit, {"n": 1})
     assert called.execution.error is not None
     assert called.execution.error.evalue == "the key is hunter2-hunter2"
 
 
 async def test_variables_are_masked_in_what_validators_say(service: Service) -> None:
-    [result] = await service.calls.run_tools([call("picky", value="x")], {}, Caller())
+    [result] = await service.calls.run_tools(permitted(service, call("picky", value="x")), {}, Caller())
     assert (result.status, result.traceback) == ("invalid_arguments", "")
     assert "only ***" in result.content and "hunter2" not in result.content

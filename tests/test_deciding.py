@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from server.callers import NOBODY, Caller
 from server.completions import ToolCall
-from server.deciding import Decision, Held, Policy, args_hash, check, settle, stricter, waits
+from server.deciding import Decision, Held, args_hash, check, settle
 from server.errors import ApprovalVoid, InvalidRequest
 from server.functions import Confirm, Effects, Function
+from server.permits import Judged, Policy, stricter, waits
 from server.registry import Version
 
 
@@ -72,7 +75,12 @@ def test_arguments_that_are_equal_as_json_have_one_hash(one: str, other: str, sa
     assert (args_hash(one) == args_hash(other)) is same
 
 
-ACTIVE = {"send": version()}
+def judged(active: Version) -> dict[str, Judged]:
+    """A name, as it is now."""
+    return {active.function.name: Judged(active, active)}
+
+
+ACTIVE = judged(version())
 
 
 def decision(**more: Any) -> Decision:
@@ -96,13 +104,32 @@ def test_a_decision_is_about_the_arguments_that_were_shown() -> None:
         check([held()], [decision(args_hash=held(arguments="{}").args_hash)], ACTIVE)
 
 
-@pytest.mark.parametrize("active", [{}, {"send": version(2)}], ids=["deleted", "changed"])
-def test_what_is_not_active_any_more_can_only_be_rejected(active: dict[str, Version]) -> None:
+@pytest.mark.parametrize("active", [{}, judged(version(2))], ids=["deleted", "changed"])
+def test_what_is_not_active_any_more_can_only_be_rejected(active: dict[str, Judged]) -> None:
     for choice in ("approve", "edit"):
         with pytest.raises(ApprovalVoid, match="send"):
             check([held()], [decision(choice=choice, arguments={})], active)
     for choice in ("reject", "respond"):
         check([held()], [decision(choice=choice)], active)
+
+
+def test_a_decision_is_about_bound_values_too() -> None:
+    shown = [replace(held(), bound={"to": to}) for to in ("ada", "eve")]
+    assert [one.shown()["bound"] for one in shown] == [{"to": "ada"}, {"to": "eve"}]
+    assert len({held().args_hash, *(one.args_hash for one in shown)}) == 3
+    with pytest.raises(ApprovalVoid, match="other arguments"):
+        check([shown[1]], [decision(args_hash=shown[0].args_hash)], ACTIVE)
+
+
+def test_an_older_version_is_no_way_around_the_policy_of_the_active_one() -> None:
+    free = Version(replace(version().function, confirm="never"), 1, "")
+    strict = Version(replace(version().function, confirm="always"), 2, "")
+    for one in (Judged(free, strict), Judged(strict, free)):
+        assert one.for_model("writes", ()) is None
+        assert one.for_caller("never", NOBODY) is None
+        permit = one.for_caller("always", Caller())
+        assert permit is not None and permit.version is one.version
+    assert Judged(free, free).for_caller("always", NOBODY) is not None
 
 
 def test_what_decisions_come_to() -> None:

@@ -1,6 +1,6 @@
 """Typed calls inside a kernel: three requests on the shell channel beside Jupyter's own.
 
-`aigbb_call_request` {"name", "arguments", "pinned", "budget"} is answered by `aigbb_call_reply`, one of
+`aigbb_call_request` {"name", "arguments", "pinned", "version", "budget"} is answered by `aigbb_call_reply`, one of
 {"status": "ok", "result", "content", "cut", "version"}, {"status": "refused", "errors"} and
 {"status": "error", "ename", "evalue", "traceback"}. Where content is only the beginning, cut is {"tail", "left_out"}.
 `aigbb_prepare_request` {"pinned"} is answered by {"status": "ok"}; a kernel that is pinned stays with the functions
@@ -87,7 +87,7 @@ class Calling:
         self.functions.refresh()
         for line in self.functions.take_unsaid():
             print(line, file=sys.stderr)
-        contract, version = self.find(asked["name"], asked["pinned"])
+        contract, version = self.find(asked["name"], asked["pinned"], asked["version"])
         try:
             args, kwargs = contract.bind(asked["arguments"])
         except WrongArguments as error:
@@ -107,11 +107,16 @@ class Calling:
             finally:
                 self.shell.events.trigger("post_execute")
 
-    def find(self, name: str, pinned: Mapping[str, Any] | None) -> tuple["Contract", int]:
-        """The contract of the active version, or of a source that is given. Raises what its import raises."""
+    def find(self, name: str, pinned: Mapping[str, Any] | None, version: int | None) -> tuple["Contract", int]:
+        """The contract of a source that is given, or of what is loaded. Raises what its import raises.
+
+        version: the source is also that of this version, which is not imported again where it is loaded.
+        """
         from .contract import Contract
 
-        if pinned is not None:
+        if version is not None and (known := self.functions.known.get(name)) and int(known["version"]) != version:
+            version = None  # another one has become active, or is still: the one that is asked for runs
+        if pinned is not None and version is None:
             key = (name, json.dumps(pinned, sort_keys=True))
             if key not in self.contracts:
                 function = load_pinned(name, pinned["source"])
