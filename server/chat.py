@@ -76,7 +76,7 @@ class Chat:
         _check_approved(wish.approved, caller)
         wish = replace(wish, caller=caller)
         await self._check_owner(wish.conversation, caller)
-        async with self._turn(wish) as means:
+        async with self._turn(wish, caller) as means:
             stored = await self._load(wish.conversation)
             loop = await self._begun(means, wish, stored)
             async with aclosing(self._watched(means, loop, loop.run())) as events:
@@ -96,7 +96,7 @@ class Chat:
             raise InvalidRequest("These calls belong to no conversation.")
         self._approvals.check_asker(suspended.wish.caller)
         wish = replace(suspended.wish, conversation=approval.conversation, service=service or suspended.wish.service)
-        async with self._turn(wish) as means:
+        async with self._turn(wish, caller if service else wish.caller) as means:
             verdict = check(suspended.batch.held, decisions, means.calls.judged(wish.caller))
             await self._approvals.claim(approval, suspended.batch.held, decisions, caller)
             stored = await self._load(approval.conversation)
@@ -135,11 +135,14 @@ class Chat:
     # -- inside
 
     @asynccontextmanager
-    async def _turn(self, wish: Wish) -> AsyncIterator[Means]:
-        """What a turn works with, while it is the only one of its conversation. Raises ConversationBusy."""
+    async def _turn(self, wish: Wish, named_by: Caller) -> AsyncIterator[Means]:
+        """What a turn works with, while it is the only one of its conversation. named_by: who named its model service.
+
+        Raises ConversationBusy, Forbidden.
+        """
         means = self._means(wish.caller)
         with self._occupied(wish.conversation):
-            async with means.model.at(wish.service) as model:
+            async with means.model.at(wish.service, named_by) as model:
                 yield replace(means, model=model)
 
     @contextmanager

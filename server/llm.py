@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, Self
 import httpx2
 import structlog
 
+from server.callers import Caller
 from server.completions import Accumulator, Completion, Delta
 from server.errors import ModelFailed, ModelNotConfigured, ModelTimedOut, ToolsRefused
+from server.model_services import check_service
 from server.models import Abilities, Feature, abilities_of, refused, warnings_of, without
 from server.settings import Settings
 
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 MAX_DETAIL = 500
+# What a request to a service holds that a caller named.
+_HEADERS = frozenset(
+    {"host", "accept", "accept-encoding", "connection", "user-agent", "content-type", "content-length"}
+)
 
 
 @dataclass(frozen=True)
@@ -88,11 +94,15 @@ class Model:
             await self._client.close()
 
     @asynccontextmanager
-    async def at(self, place: Place | None) -> AsyncIterator[Model]:
-        """The models of another service for a while; without a place, of this one."""
+    async def at(self, place: Place | None, caller: Caller) -> AsyncIterator[Model]:
+        """The models of another service for a while; without a place, of this one. caller: who named the place.
+
+        Raises Forbidden for a place that this caller may not name.
+        """
         if place is None:
             yield self
             return
+        check_service(place.base_url, self._settings.model_services, caller)
         async with Model(self._settings, place) as other:
             yield other
 
@@ -179,6 +189,7 @@ class Model:
                 organization="",
                 project="",
                 timeout=self._settings.model_timeout,
+                http_client=_http_client(self._place),
             )
             return elsewhere
         found = self._settings.model_service()
@@ -187,7 +198,7 @@ class Model:
         make = _openai().AsyncAzureOpenAI if found.azure else _openai().AsyncOpenAI
         key = {} if found.has_key else {"api_key": "none"}  # services on one's own machine ask for none
         try:
-            client: openai.AsyncOpenAI = make(timeout=self._settings.model_timeout, **key)
+            client: openai.AsyncOpenAI = make(timeout=self._settings.model_timeout, http_client=_http_client(), **key)
         except (_openai().OpenAIError, ValueError) as error:  # ValueError: Azure without its version
             raise ModelNotConfigured(f"The model's service is not configured: {error}") from error
         return client
@@ -205,6 +216,23 @@ class Model:
 def _openai() -> Any:
     """Imported where it is needed: it takes about as long as the rest of the service."""
     return importlib.import_module("openai")
+
+
+def _http_client(place: Place | None = None) -> Any:
+    """An HTTP client as `openai` makes it, which follows no redirect: a service does not choose who gets the request.
+
+    place: the service that a caller named. It gets no header that is meant for the configured one
+    (OPENAI_CUSTOM_HEADERS).
+    """
+    if place is None:
+        return _openai().DefaultAsyncHttpxClient(follow_redirects=False)
+
+    async def strip(request: httpx2.Request) -> None:
+        for name in [name for name in request.headers if name not in _HEADERS and not name.startswith("x-stainless-")]:
+            del request.headers[name]
+        request.headers["Authorization"] = f"Bearer {place.api_key or 'none'}"
+
+    return _openai().DefaultAsyncHttpxClient(follow_redirects=False, event_hooks={"request": [strip]})
 
 
 def _features(body: Mapping[str, Any]) -> frozenset[str]:

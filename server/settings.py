@@ -24,6 +24,7 @@ from kernels.home import Home, write_atomically
 from kernels.mounts import Exposure, Mount
 from kernels.pool import Limits
 from server.errors import InsecureBind
+from server.model_services import ServiceAddress
 from server.models import NAMES
 
 # Clean kernels that are kept ready at most, where nothing else is said.
@@ -180,6 +181,11 @@ class Settings(BaseSettings):
         NoDecode,
         Field(description="What models can do, where the table is wrong: JSON, abilities by pattern of names"),
     ] = {}
+    model_services: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        Field(description="Comma-separated base URLs of model services that chat requests may name"),
+    ] = ()
     model_timeout: Annotated[float, Field(gt=0, description="Seconds in which a model must answer")] = 120.0
     max_rounds: Annotated[int, Field(ge=1, le=100, description="Requests to the model in a turn of chat")] = 10
     max_calls: Annotated[int, Field(ge=1, description="Calls in a turn of chat")] = 50
@@ -225,7 +231,17 @@ class Settings(BaseSettings):
             raise ValueError(f"{origin!r} is no origin, such as https://a.example")
         return value
 
-    @field_validator("allowed_hosts", "pass_env", "cors_origins", "mounts", mode="before")
+    @field_validator("model_services")
+    @classmethod
+    def _is_service(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            try:
+                ServiceAddress.parse(one)
+            except ValueError as error:
+                raise ValueError(f"{one!r}: {error}") from error
+        return value
+
+    @field_validator("allowed_hosts", "pass_env", "cors_origins", "model_services", "mounts", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(p.strip() for p in value.split(",") if p.strip()) if isinstance(value, str) else value

@@ -101,6 +101,7 @@ class Provider:
         self.asked: dict[str, list[dict[str, Any]]] = {}
         self.keys: set[str] = set()
         self.paths: list[str] = []
+        self.headers: list[dict[str, str]] = []
         self.over = threading.Event()
         self.url = ""
 
@@ -131,6 +132,7 @@ def serving(kind: type[Provider] = Provider) -> Iterator[Provider]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             provider.paths.append(self.path)
+            provider.headers.append({name.lower(): value for name, value in self.headers.items()})
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             respond(self, provider, provider.next(request, self.headers["Authorization"] or ""))
 

@@ -15,7 +15,7 @@ import pytest
 from server.scopes import TABLE
 from tests.conftest import Server, running_server
 from tests.doors import EVENTS, call, execute, problem, register, source_of, tool_call, wait_until
-from tests.provider import Provider, asks, says
+from tests.provider import Provider, asks, says, serving
 
 pytest_plugins = ["tests.doors_fixtures"]
 
@@ -54,10 +54,20 @@ def test_every_route_that_acts_is_known_to_call_functions_or_not() -> None:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, cache: Path, provider: Provider) -> Iterator[Server]:
+def listed() -> Iterator[Provider]:
+    """Another model's service, which requests may name."""
+    with serving() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, cache: Path, provider: Provider, listed: Provider
+) -> Iterator[Server]:
     """A service that runs one execution at a time."""
     folder = tmp_path_factory.mktemp("agents")
-    with running_server(folder, cache, provider.environment, model="m", max_running=1) as started:
+    settings: dict[str, object] = {"model": "m", "max_running": 1, "model_services": listed.url}
+    with running_server(folder, cache, provider.environment, **settings) as started:
         yield started
 
 
@@ -135,8 +145,9 @@ def test_by_no_path_does_an_agent_run_what_needs_a_decision(
         for headers in ({}, EVENTS):
             question = f"{write} {number} {sorted(headers)}"
             provider.write_down(question, asks((write, arguments)), says("done"))
-            sent = {**body, "messages": [{"role": "user", "content": question}], "stream": headers == EVENTS}
-            sent = sent if target.startswith("/v1") else {k: v for k, v in sent.items() if k != "stream"}
+            sent = {**body, "messages": [{"role": "user", "content": question}]}
+            sent |= {"stream": headers == EVENTS} if target.startswith("/v1") else {}
+            sent |= {"conversation": f"c-{write}-{len(headers)}"} if "conversation" in body else {}
             answer = agent.post(target, json=sent, headers=headers)
             assert answer.status_code == 200 and "/approvals/" in answer.text, answer.text
     for approval in agent.get("/approvals").json()["approvals"]:
@@ -371,3 +382,31 @@ def test_a_session_that_stays_with_its_functions_runs_the_version_that_was_judge
     assert (found["version"], found["result"]) == (2, 101)
     client.delete(f"/sessions/{session}")
     assert json.loads(execute(client, f"{name}(1)")["result"]) == 101
+
+
+# -- where a chat request goes
+
+
+def test_a_chat_request_aims_the_service_at_listed_addresses_only(
+    agent: httpx2.Client, client: httpx2.Client, key: Make, listed: Provider, provider: Provider, write: str
+) -> None:
+    def body(url: str) -> dict[str, Any]:
+        return {"messages": [{"role": "user", "content": write}], "service": {"base_url": url}}
+
+    with serving() as other:
+        for one in (listed, other):
+            one.write_down(write, says("Hi!"), says("Hi!"))
+        assert agent.post("/chat", json=body(listed.url)).json()["content"] == "Hi!"
+        for headers in ({}, EVENTS):
+            refused = agent.post("/chat", json=body(other.url), headers=headers)
+            assert "AIGBB_MODEL_SERVICES" in refused.text
+        problem(agent.post("/chat", json=body(other.url)), 403, "forbidden")
+        assert client.post("/chat", json=body(other.url)).json()["content"] == "Hi!"
+        # Who decides about a turn may not aim it either.
+        person = key("chat", "approve")
+        provider.write_down(f"aim {write}", asks((write, {"n": 1})))
+        turn = person.post("/chat", json={"messages": [{"role": "user", "content": f"aim {write}"}]}).json()["approval"]
+        decision = {"decisions": [{"call_id": "call_0", "decision": "approve"}], "service": {"base_url": other.url}}
+        problem(person.post(f"/approvals/{turn['id']}", json=decision), 403, "forbidden")
+        assert person.get(f"/approvals/{turn['id']}").json()["status"] == "waiting"
+        assert len(other.paths) == 1

@@ -36,6 +36,7 @@ ORDER = [
     ["server.reading"],
     ["server.logs", "server.metrics"],
     ["server.callers", "server.scrubbing"],
+    ["server.model_services"],
     ["server.asking", "server.database", "server.draining", "server.settings", "server.schemas"],
     ["server.ceilings", "server.following", "server.variables"],
     ["server.source_reader"],

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from server.callers import NOBODY, Caller
 from server.completions import CallDelta, Completion, TextDelta, ToolCall, Usage
-from server.errors import ModelFailed, ModelNotConfigured, ToolsRefused
-from server.llm import Asked, Model
+from server.errors import Forbidden, ModelFailed, ModelNotConfigured, ToolsRefused
+from server.llm import Asked, Model, Place
+from server.model_services import check_service
 from server.models import Abilities
 from server.settings import ModelService, Settings
 from tests.provider import Answer, Provider, Refusal, Whole, asks, says, serving, whole
@@ -377,3 +379,93 @@ def test_abilities_that_are_none_are_refused(monkeypatch: pytest.MonkeyPatch, va
     monkeypatch.setenv("AIGBB_MODELS", value)
     with pytest.raises(ValidationError, match=told):
         Settings()
+
+
+# -- where requests go
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+async def test_no_redirect_is_followed(known: Settings, provider: Provider, status: int) -> None:
+    with serving() as other:
+        other.write_down("hello", says("From elsewhere."), says("From elsewhere."))
+        to = {"Location": f"{other.url}/chat/completions"}
+        provider.write_down("hello", Refusal(status, "There.", to), Refusal(status, "There.", to))
+        with pytest.raises(ModelFailed) as failed:
+            await answer(known)
+        assert failed.value.extra["provider_status"] == status
+        async with Model(known).at(Place(provider.url), Caller()) as model:
+            with pytest.raises(ModelFailed):
+                await said(model)
+        assert other.paths == []
+
+
+async def test_a_named_service_gets_no_header_of_the_configured_one(
+    known: Settings, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_environment(
+        monkeypatch, OPENAI_API_KEY="ours", OPENAI_CUSTOM_HEADERS="X-Gateway: secret\nAuthorization: Basic c2VjcmV0"
+    )
+    async with Model(known).at(Place(provider.url), Caller()) as model:
+        assert (await said(model))[-1].text == "Hi!"
+    [headers] = provider.headers
+    assert "secret" not in str(headers) and "x-gateway" not in headers
+    assert headers["authorization"] == "Bearer none"
+
+
+ALLOWED = ("https://api.example.com/v1", "http://127.0.0.1:8001", "https://b\u00fccher.example")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://api.example.com/v1",
+        "HTTPS://API.Example.COM:443/v1/",
+        "https://api.example.com./v1/models",
+        "http://127.0.0.1:8001/anything",
+        "https://xn--bcher-kva.example",
+    ],
+)
+def test_a_listed_service_may_be_named(url: str) -> None:
+    check_service(url, Settings(model_services=ALLOWED).model_services, NOBODY)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://api.example.com/v1",
+        "https://api.example.com",
+        "https://api.example.com/v10",
+        "https://api.example.com/v1/../admin",
+        "https://api.example.com/v1/%2e%2e/admin",
+        "https://api.example.com/v1//admin",
+        "https://api.example.com:444/v1",
+        "https://api.example.com.evil.example/v1",
+        "https://api.example.com@evil.example/v1",
+        "https://evil.example\\@api.example.com/v1",
+        "https://evil.example#@api.example.com/v1",
+        "https://evil.example?@api.example.com/v1",
+        "https://user@api.example.com/v1",
+        "https://api.example.com/v1?to=evil",
+        "https://api.example.com/v1?",
+        "https://api.example.com\t/v1",
+        "http://127.0.0.1/",
+        "http://127.1:8001",
+        "http://2130706433:8001",
+        "http://[::ffff:127.0.0.1]:8001",
+        "http://localhost:8001",
+        "http://169.254.169.254/latest",
+        "https://",
+        "ftp://api.example.com/v1",
+    ],
+)
+def test_any_other_is_refused_but_for_admins(url: str) -> None:
+    with pytest.raises(Forbidden) as refused:
+        check_service(url, ALLOWED, NOBODY)
+    assert "AIGBB_MODEL_SERVICES" in refused.value.hint
+    check_service(url, (), Caller())
+
+
+@pytest.mark.parametrize("url", ["api.example.com", "https://a.example/?x", "https://u:p@a.example", "ftp://a.example"])
+def test_a_list_with_what_is_no_service_is_refused_at_the_start(url: str) -> None:
+    with pytest.raises(ValidationError):
+        Settings(model_services=(url,))
