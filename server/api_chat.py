@@ -11,10 +11,10 @@ from fastapi import Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from server import wire
-from server.callers import Caller
-from server.ceilings import check_ceilings
 from server.approvals import HeldCalls, SuspendedCall
+from server.callers import Caller
 from server.calls import Called
+from server.ceilings import check_ceilings
 from server.chat import outcome
 from server.direct import ToolTurn
 from server.errors import AigbbError

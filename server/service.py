@@ -150,8 +150,9 @@ class Service:
         self._model = Model(settings)
         self.drain = Drain()
         self.approvals = Approvals(stores.archive, settings.approval_seconds, self.keys.holds, self.audit)
-        keep_seconds = settings.conversation_days * DAY
-        self.chat = Chat(self._means, stores.archive, self.approvals, keep_seconds, self.drain.until_cut)
+        self.chat = Chat(
+            self._means, stores.archive, self.approvals, settings.conversation_days * DAY, self.drain.until_cut
+        )
         self.direct = DirectCalls(self.calls, self.executions, self.approvals, settings.confirm, self.observer)
         self._tasks: set[asyncio.Task[Any]] = set()
 
