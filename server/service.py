@@ -66,7 +66,6 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 VERSION = "0.1.0"
-DAY = 86400.0  # seconds
 # What has been interrupted answers within these.
 LAST_SECONDS = 5.0
 
@@ -150,9 +149,7 @@ class Service:
         self._model = Model(settings)
         self.drain = Drain()
         self.approvals = Approvals(stores.archive, settings.approval_seconds, self.keys.holds, self.audit)
-        self.chat = Chat(
-            self._means, stores.archive, self.approvals, settings.conversation_days * DAY, self.drain.until_cut
-        )
+        self.chat = Chat(self._means, stores.archive, self.approvals, settings.keep_seconds, self.drain.until_cut)
         self.direct = DirectCalls(self.calls, self.executions, self.approvals, settings.confirm, self.observer)
         self._tasks: set[asyncio.Task[Any]] = set()
 

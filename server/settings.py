@@ -273,6 +273,11 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def keep_seconds(self) -> float:
+        """Seconds for which a conversation is kept after its last turn."""
+        return self.conversation_days * 86400.0
+
+    @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach the service."""
         return self.host in LOOPBACK
