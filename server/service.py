@@ -280,8 +280,7 @@ class Service:
 
     def _generations(self) -> list[GenerationInfo]:
         current = self.serving.generation.number
-        rows = self._registry.generations()
-        return [_describe(row, self.changer.generation(row), current) for row in rows]
+        return [_describe(row, self.changer.generation(row), current) for row in self._registry.generations()]
 
     def _status(self) -> str:
         if self.drain.state != "open":
