@@ -23,6 +23,7 @@ from server.api_drain import Draining
 from server.api_secrets import SecretBody
 from server.auth import HEALTH, Gate, refused
 from server.callers import Caller
+from server.documentation import add_documentation
 from server.errors import AigbbError
 from server.rates import Guesses, Rates
 from server.routing import PROBLEMS, Here, caller_of, methods_at
@@ -101,7 +102,7 @@ def create_app(service: Service) -> FastAPI:
         title="aigbb-functions",
         version=VERSION,
         description=DESCRIPTION,
-        docs_url="/docs",
+        docs_url=None,
         redoc_url=None,
         swagger_ui_parameters={"persistAuthorization": True, "tryItOutEnabled": True},
         generate_unique_id_function=_operation_id,
@@ -114,6 +115,7 @@ def create_app(service: Service) -> FastAPI:
         },
     )
     app.state.service = service
+    add_documentation(app)
     # What is asked most comes first: routes are tried in order.
     for part in (
         health,

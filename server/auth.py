@@ -20,6 +20,7 @@ from server.callers import NOBODY, Caller
 from server.errors import AigbbError, BodyTooLarge, ForeignHost, KeyInUrl, MethodNotAllowed, Unauthorized
 from server.keys import Keyring
 from server.rates import Guesses
+from server.refusals import RateLimited
 from server.scopes import Scopes
 from server.wire import problem, scrubbed
 from server.wire_openai import error_body
@@ -28,6 +29,9 @@ HEALTH = "/healthz"
 # A browser cannot send a bearer token by itself: for the documentation alone, it may ask its user for it.
 DOCUMENTATION = re.compile(r"/(docs(/oauth2-redirect)?|openapi\.json|static-offline-docs/.*)?")
 _IN_URL = frozenset({"token", "access_token", "key", "api_key", "apikey"})
+# What comes from kernels, pictures and pages too, is shown without scripts, and in no page of others.
+_POLICY = b"default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; sandbox"
+_UNLESS_GIVEN = ((b"cache-control", b"no-store"), (b"content-security-policy", _POLICY))
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -53,18 +57,24 @@ class Gate:
         state.update(request_id=identity, caller=replace(NOBODY, request_id=identity))
         structlog.contextvars.bind_contextvars(request_id=identity)
         try:
-            await self._guesses.check(scope, headers.get(b"authorization", ""))
             self._check_host(headers)
             _check_url(scope)
             if scope["path"] != HEALTH:
                 state["caller"] = self._admitted(scope, headers, identity)
-                self._guesses.right(scope, headers.get(b"authorization", ""))
         except AigbbError as error:
-            if isinstance(error, Unauthorized):
-                await self._guesses.wrong(scope, headers.get(b"authorization", ""))
-            await _refusal(error, scope)(scope, receive, _with_id(send, identity))
+            refused = await self._counted(error, scope, headers)
+            await _refusal(refused, scope)(scope, receive, _with_id(send, identity))
             return
         await self._app(scope, _capped(receive, self._max_body), _with_id(send, identity))
+
+    async def _counted(self, error: AigbbError, scope: Scope, headers: Mapping[bytes, str]) -> AigbbError:
+        """Return what a refusal is: of a wrong key, that there were too many, where that is so."""
+        if isinstance(error, Unauthorized):
+            try:
+                await self._guesses.wrong(scope, headers.get(b"authorization", ""))
+            except RateLimited as limited:
+                return limited
+        return error
 
     def _check_host(self, headers: Mapping[bytes, str]) -> None:
         named = headers.get(b"host", "")
@@ -157,8 +167,8 @@ def _with_id(send: Send, identity: str) -> Send:
         if message["type"] == "http.response.start":
             headers = message["headers"]
             headers += ((b"x-request-id", identity.encode()), (b"x-content-type-options", b"nosniff"))
-            if all(name != b"cache-control" for name, _ in headers):
-                headers.append((b"cache-control", b"no-store"))
+            given = {name for name, _ in headers}
+            headers += [each for each in _UNLESS_GIVEN if each[0] not in given]
         await send(message)
 
     return wrapped

@@ -85,32 +85,19 @@ class Rates:
 
 
 class Guesses:
-    """Wrong keys by address. One that sent too many is heard no more, but with a key that was right before."""
+    """Wrong keys by address. A right key is served whatever else came from its address."""
 
     def __init__(self, rate: str | None) -> None:
         self._window = _Window(rate) if rate else None
-        self._right: set[int] = set()
-
-    async def check(self, scope: Scope, given: str) -> None:
-        """Before a key is looked at. given is the Authorization header. Raises RateLimited."""
-        if self._window is None or not given or not self._window.names:
-            return
-        address = _address(scope)
-        left, reset = await self._window.left(address)
-        if left <= 0 and hash((address, given)) not in self._right:
-            raise RateLimited("Too many wrong keys came from this address.", retry_after=reset)
-
-    def right(self, scope: Scope, given: str) -> None:
-        """The key was right."""
-        if len(self._right) > ADDRESSES:
-            self._right.clear()
-        self._right.add(hash((_address(scope), given)))
 
     async def wrong(self, scope: Scope, given: str) -> None:
-        """The key was wrong; a request without one is no guess."""
-        if self._window is not None and given:
-            address = _address(scope)
-            await self._window.take(address if self._window.names < ADDRESSES else "others")
+        """Count a wrong key; a request without one is no guess. Raises RateLimited where there were too many."""
+        if self._window is None or not given:
+            return
+        address = _address(scope)
+        left, reset = await self._window.take(address if self._window.names < ADDRESSES else "others")
+        if left < 0:
+            raise RateLimited("Too many wrong keys came from this address.", retry_after=reset)
 
 
 class _Window:
@@ -134,11 +121,6 @@ class _Window:
             await self._storage.clear(name)
             return await self.take(name)
         return self.amount - count, max(1, round(left))
-
-    async def left(self, name: str) -> tuple[int, int]:
-        """The same, without counting."""
-        left = await self._storage.get_expiry(name) - time.time()
-        return self.amount - await self._storage.get(name), max(1, round(min(left, self.seconds)))
 
 
 def _address(scope: Scope) -> str:

@@ -157,7 +157,7 @@ class Settings(BaseSettings):
     ] = 128
     guess_rate: Annotated[
         str | None,
-        Field(description="Wrong keys that an address may send, before it is heard no more; - for any number"),
+        Field(description="Wrong keys per client address before more are refused with 429; - for any number"),
     ] = "30/minute"
     cors_origins: Annotated[
         tuple[str, ...],

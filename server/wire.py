@@ -33,30 +33,41 @@ class Body(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _unicode(cls, data: Any) -> Any:
+    def _readable(cls, data: Any) -> Any:
+        if isinstance(data, dict) and len(data) > MAX_MEMBERS:
+            raise ValueError(f"There are {len(data)} fields, and at most {MAX_MEMBERS} are allowed.")
         return checked(data)
 
 
 MAX_DEPTH = 100
+# Members of an object that has fields; arguments of calls are none.
+MAX_MEMBERS = 200
 
 
-def checked(value: Any, depth: int = MAX_DEPTH) -> Any:
-    """The same JSON value. Raises ValueError for what JSON can spell, but nothing behind this door can."""
-    match value:
-        case str() if not value.isascii() and value.encode("utf-8", "replace").decode("utf-8") != value:
-            raise ValueError("A text holds a lone surrogate.")
-        case float() if not math.isfinite(value):
+def checked(value: Any) -> Any:
+    """Return the same JSON value. Raises ValueError for text, numbers or nesting that JSON allows and we do not.
+
+    It is read level by level, since a legal body may hold some 300,000 values.
+    """
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        _check_texts([each for each in level if type(each) is str])
+        if not all(map(math.isfinite, [each for each in level if type(each) is float])):
             raise ValueError("A number is not finite.")
-        case dict() | list() if depth == 0:
-            raise ValueError(f"The value is nested deeper than {MAX_DEPTH} levels.")
-        case list():
-            for item in value:
-                checked(item, depth - 1)
-        case dict():
-            for key, item in value.items():
-                checked(key)
-                checked(item, depth - 1)
-    return value
+        lists = [each for each in level if type(each) is list]
+        objects = [each for each in level if type(each) is dict]
+        if not lists and not objects:
+            return value
+        _check_texts([name for each in objects for name in each])
+        level = [item for each in (*lists, *(each.values() for each in objects)) for item in each]
+    raise ValueError(f"The value is nested deeper than {MAX_DEPTH} levels.")
+
+
+def _check_texts(texts: list[str]) -> None:
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("A text holds a lone surrogate.") from error
 
 
 # What OpenAPI says of the field `timeout`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import hashlib
 import json
 import os
 import re
@@ -226,6 +227,14 @@ def test_an_import_that_hangs_is_given_up_and_changes_nothing(hasty: Server) -> 
         assert execute(client, "1 + 1")["result"] == "2"
 
 
+def test_a_right_key_is_served_however_many_wrong_ones_came(hasty: Server) -> None:
+    with hasty.client() as client, httpx2.Client(base_url=hasty.url) as stranger:
+        statuses = {stranger.get("/functions", headers={"Authorization": f"Bearer {n}"}).status_code for n in range(40)}
+        assert statuses == {401, 429}
+        assert client.get("/functions").status_code == 200
+        assert stranger.get("/functions", headers=dict(client.headers)).status_code == 200
+
+
 def test_idle_sessions_expire(hasty: Server) -> None:
     with hasty.client() as client:
         client.post("/sessions", json={"id": "short"})
@@ -405,3 +414,27 @@ def test_all_of_the_service_answers_to_the_schema_it_publishes(client: httpx2.Cl
     # What is refused there is told in the form of OpenAI's clients.
     theirs = {media for path, kinds in errors.items() if path.startswith("/v1/") for media in kinds}
     assert theirs == {PROBLEM, "application/json"}
+
+
+def test_pages_run_their_own_scripts_only(client: httpx2.Client) -> None:
+    for path in ("/docs", "/docs/oauth2-redirect"):
+        page = client.get(path)
+        policy = dict(part.split(" ", 1) for part in page.headers["content-security-policy"].split("; "))
+        assert policy["frame-ancestors"] == policy["default-src"] == "'none'"
+        inline = re.findall(rb"<script>(.*?)</script>", page.content, re.DOTALL)
+        assert inline
+        for script in inline:
+            digest = base64.b64encode(hashlib.sha256(script).digest()).decode()
+            assert f"'sha256-{digest}'" in policy["script-src"]
+        assert "unsafe" not in policy["script-src"]
+        linked = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+        assert all(link.startswith("/") and client.get(link).status_code == 200 for link in linked)
+
+
+def test_all_else_is_shown_without_scripts_and_in_no_frame(client: httpx2.Client) -> None:
+    for answer in (client.get("/functions"), client.get("/nothing"), client.get("/healthz")):
+        policy = answer.headers["content-security-policy"]
+        assert "sandbox" in policy.split("; ")
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"

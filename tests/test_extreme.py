@@ -17,7 +17,7 @@ import pytest
 
 from server.diffing import source_diff
 from server.functions import Function
-from server.wire import MAX_ERRORS, ExecuteBody, fields_of, validation_errors
+from server.wire import MAX_ERRORS, ExecuteBody, checked, fields_of, validation_errors
 from tests.conftest import Server
 from tests.doors import problem
 
@@ -50,10 +50,35 @@ def served_meanwhile(server: Server) -> Iterator[None]:
 
 def test_so_many_errors_are_listed_and_the_others_counted(server: Server, client: httpx2.Client) -> None:
     with served_meanwhile(server):
-        body = {"code": "1", **{f"u{n}": 1 for n in range(60_000)}}
+        body = {"code": "1", **{f"u{n}": 1 for n in range(100)}}
         told = problem(client.post("/execute", json=body), 422, "invalid_request")
-    assert (len(told["errors"]), told["errors_total"]) == (MAX_ERRORS, 60_000)
-    assert "59980 more errors" in told["detail"]
+    assert (len(told["errors"]), told["errors_total"]) == (MAX_ERRORS, 100)
+    assert "80 more errors" in told["detail"]
+
+
+def test_an_object_has_so_many_fields(server: Server, client: httpx2.Client) -> None:
+    with served_meanwhile(server):
+        for path in ("/execute", "/register", "/tools/run", "/chat", "/sessions", "/v1/chat/completions"):
+            answer = client.post(path, json={f"u{n}": 1 for n in range(60_000)})
+            assert answer.status_code == 422
+            assert "at most 200" in answer.text
+            assert len(answer.content) < 10_000
+
+
+DEEP: Any = 0
+for _ in range(99):
+    DEEP = [DEEP]
+
+
+@pytest.mark.parametrize("value", [[0] * 300_000, [""] * 200_000, [{}] * 200_000, ["é"] * 100_000, DEEP])
+def test_what_is_legal_is_read_whole(value: Any) -> None:
+    assert checked({"x": value}) == {"x": value}
+
+
+@pytest.mark.parametrize("value", ["\ud800", {"\ud800": 1}, float("inf"), float("nan"), [DEEP], {"a": [DEEP]}])
+def test_what_is_not_is_found_anywhere(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"surrogate|finite|nested"):
+        checked({"x": [value]})
 
 
 def test_entries_are_short_and_unknown_fields_come_first() -> None:
