@@ -53,6 +53,7 @@ def meets(folder: Path, mine: str, other: str) -> str:
 MORE: dict[str, dict[str, Any]] = {
     "whose": {"bound": ["user_id"], "tags": ["own"]},
     "add": {"tags": ["sums"]},
+    "counts": {"effects": "read"},
     "meets": {"effects": "read"},
 }
 
