@@ -1,6 +1,7 @@
 """Answer from texts of your own: a function finds paragraphs in a folder, and the answer comes with its sources.
 
-Needs a running service that has a model. From the checkout: .venv/bin/python examples/retrieval.py
+Needs a running service that has a model, and shows kernels that folder: AIGBB_MOUNTS=$PWD/examples/notes make serve
+From the checkout: .venv/bin/python examples/retrieval.py
 """
 
 import json

@@ -192,6 +192,7 @@ class Pool:
 
     def roll_over(self) -> None:
         """Another generation serves: clean kernels of the old one go; what runs, and sessions, stay."""
+        self._spares.open()
         self._spares.sweep()
         self._spares.refill()
 

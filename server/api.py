@@ -23,6 +23,7 @@ from server.api_drain import Draining
 from server.api_secrets import SecretBody
 from server.auth import HEALTH, Gate, refused
 from server.callers import Caller
+from server.ceilings import declare_ceilings
 from server.documentation import add_documentation
 from server.errors import AigbbError
 from server.rates import Guesses, Rates
@@ -187,8 +188,9 @@ def _openapi(app: FastAPI, service: Service, caller: Caller) -> dict[str, Any]:
         operation["responses"].pop("422", None)
     if caller.may("functions:read", "execute:function"):
         catalog = service.catalog(caller)
-        schema["paths"] |= catalog.paths
+        schema["paths"] |= copy.deepcopy(catalog.paths)
         schema["components"]["schemas"] |= catalog.components
+    declare_ceilings(service.settings, schema)
     return schema
 
 

@@ -26,6 +26,23 @@ def check_ceilings(settings: Settings, fields: Mapping[str, Any]) -> None:
             raise _over(field, most, f"AIGBB_{setting.upper()}")
 
 
+def declare_ceilings(settings: Settings, document: dict[str, Any]) -> None:
+    """Write the limits into an OpenAPI document: as the maximum of each field and parameter."""
+    operations = (each for methods in document["paths"].values() for each in methods.values())
+    found = [(one["name"], one["schema"]) for each in operations for one in each.get("parameters", ())]
+    found += [
+        (name, schema)
+        for title, body in document["components"]["schemas"].items()
+        if title.endswith("Body")
+        for name, schema in body.get("properties", {}).items()
+    ]
+    for name, schema in found:
+        most = getattr(settings, CEILINGS[name]) if name in CEILINGS else None
+        for branch in schema.get("anyOf", [schema]):
+            if most is not None and branch.get("type") in ("number", "integer"):
+                branch["maximum"] = most
+
+
 def _over(field: str, most: float, variable: str) -> InvalidRequest:
     message = f"Input should be less than or equal to {most:g}, the value of {variable}"
     return InvalidRequest(

@@ -416,8 +416,8 @@ def test_every_command_but_serve_answers_json_and_takes_an_address() -> None:
     assert sorted(flags) == [
         "activate", "approvals", "approve", "backup", "call", "chat", "conversations", "delete", "diff", "doctor",
         "execute", "executions", "functions", "history", "kernels", "keys create", "keys list", "keys revoke",
-        "keys rotate", "register", "restore", "secrets delete", "secrets list", "secrets set", "serve", "sessions",
-        "show", "sync", "tools", "tools export", "versions",
+        "keys rotate", "register", "restore", "secrets delete", "secrets grant", "secrets list", "secrets set", "serve",
+        "sessions", "show", "sync", "tools", "tools export", "versions",
     ]  # fmt: skip
     assert sorted(name for name in flags if not {"--json", "--url"} <= flags[name]) == ["backup", "restore", "serve"]
 

@@ -17,7 +17,7 @@ import pytest
 
 from kernels import sandbox
 from kernels.environments import Environments, Generation
-from kernels.errors import AigbbError, BuildFailed, IndexUnavailable, InsufficientStorage
+from kernels.errors import AigbbError, BuildFailed, IndexUnavailable, InsufficientStorage, InvalidPackage
 from kernels.home import Home
 from kernels.packages import Lock
 from kernels.probing import Probe
@@ -133,7 +133,7 @@ WRONG_HASH = f"beta==1.0 --hash=sha256:{'0' * 64}\n"
     "text", [WRONG_HASH, "beta==1.0\n", "lost==1.0 " + WRONG_HASH.split()[1] + "\n", "-r nowhere\n"]
 )
 async def test_a_failing_build_leaves_nothing(environments: Environments, text: str) -> None:
-    with pytest.raises(BuildFailed) as caught:
+    with pytest.raises((BuildFailed, InvalidPackage)) as caught:
         await environments.build(1, Lock(text), None, silent)
     assert caught.value.extra["log"]
     assert folders(environments) == []

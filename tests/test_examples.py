@@ -28,7 +28,8 @@ def service(tmp_path_factory: pytest.TempPathFactory, cache: Path, provider: Pro
     """A service without functions. No two examples ask for the same package, so their order does not matter."""
     folder = tmp_path_factory.mktemp("examples")
     (folder / "aigbb_functions").mkdir()
-    with running_server(folder, cache, {"OPENAI_BASE_URL": provider.url}, model="m") as started:
+    more = {"OPENAI_BASE_URL": provider.url, "AIGBB_MOUNTS": str(ROOT / "examples" / "notes")}
+    with running_server(folder, cache, more, model="m") as started:
         yield started
 
 

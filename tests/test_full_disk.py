@@ -55,7 +55,10 @@ def settings(template: Path, tmp_path: Path, disk: Path, cache: Path) -> Setting
     folder = copied(template, tmp_path / "service")
     real = folder / "home" / "generations" / "1"
     shutil.copytree(folder / "home", disk / "home", ignore=lambda at, _: ["1"] if at.endswith("generations") else [])
-    (disk / "home" / "generations" / "1").symlink_to(real)
+    there = disk / "home" / "generations" / "1"
+    there.mkdir()
+    # A link would lead out of what a sandbox shows.
+    subprocess.run(["mount", "--bind", real, there], check=True)
     return settings_of(folder, cache).model_copy(update={"home": disk / "home"})
 
 

@@ -475,7 +475,10 @@ def test_the_services_own_environment_is_not_that_of_kernels_and_their_parent(cl
     code = """
 import os
 def text(pid):
-    return open(f"/proc/{pid}/environ", "rb").read().decode(errors="replace")
+    try:
+        return open(f"/proc/{pid}/environ", "rb").read().decode(errors="replace")
+    except PermissionError:
+        return ""
 print([n for n in os.environ if n.startswith(("OPENAI", "AIGBB_TOKEN", "AIGBB_HOME"))])
 print(any("OPENAI" in text(pid) for pid in ("self", os.getppid())))
 """
