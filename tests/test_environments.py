@@ -135,7 +135,8 @@ WRONG_HASH = f"beta==1.0 --hash=sha256:{'0' * 64}\n"
 async def test_a_failing_build_leaves_nothing(environments: Environments, text: str) -> None:
     with pytest.raises((BuildFailed, InvalidPackage)) as caught:
         await environments.build(1, Lock(text), None, silent)
-    assert caught.value.extra["log"]
+    extra = caught.value.extra
+    assert extra["explanation" if isinstance(caught.value, InvalidPackage) else "log"]
     assert folders(environments) == []
 
 

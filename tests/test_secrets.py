@@ -263,7 +263,7 @@ Key = Callable[..., httpx2.Client]
 
 
 def test_an_author_has_no_secret_until_it_names_the_function_with_its_source(client: httpx2.Client, key: Key) -> None:
-    author = key("functions:register", "functions:read", "execute:function")
+    author = key("functions:register", "functions:read", "execute:function", "approve")
     body = {"source": CHARGE.replace("charge", "levy"), "secrets": ["CHARGE_KEY"]}
     refused = problem(author.post("/register", json=body), 403, "secret_not_granted")
     assert (refused["function"], refused["scopes"]) == ("levy", ["secrets:grant"])
@@ -335,7 +335,7 @@ def test_no_form_of_import_gives_an_author_the_secret_of_another_function(
 def test_no_way_of_changing_functions_brings_other_code_to_a_secret(
     client: httpx2.Client, server: Server, key: Key
 ) -> None:
-    author = key("functions:register", "functions:read", "execute:function")
+    author = key("functions:register", "functions:read", "execute:function", "approve")
     evil = "import os\n\ndef part() -> str:\n    return os.environ.get('SHOWN', 'none')[::-1]\n"
     good = "def part() -> str:\n    return 'good'\n"
     source = "from aigbb_functions import part\n\ndef whole() -> str:\n    return part()\n"
@@ -369,7 +369,7 @@ def test_no_way_of_changing_functions_brings_other_code_to_a_secret(
 
 
 def test_an_author_does_not_steer_a_function_that_has_a_secret(client: httpx2.Client, key: Key) -> None:
-    author = key("functions:register", "functions:read", "execute:function")
+    author = key("functions:register", "functions:read", "execute:function", "approve")
     source = (
         "import importlib, os\n\ndef sending() -> str:\n    importlib.import_module('aigbb_functions').posting()\n"
         "    return os.environ['SEND_TO'] + os.environ.get('SEND_BY', '')\n"
@@ -396,7 +396,7 @@ def test_an_author_does_not_steer_a_function_that_has_a_secret(client: httpx2.Cl
 
 
 def test_code_has_secrets_only_by_a_key_that_may_grant_them(client: httpx2.Client, key: Key) -> None:
-    coder, granter = key("execute:code", "execute:function"), key("execute:code", "secrets:grant")
+    coder, granter = key("execute:code", "execute:function", "approve"), key("execute:code", "secrets:grant")
     assert execute(coder, f"charge\n{SEEN}")["status"] == "error"
     assert execute(coder, f"# charge, show\n'charge'\n{SEEN}")["result"] == "[]"
     assert execute(granter, f"# charge, show\n'charge'\n{SEEN}")["result"] == "[]"
