@@ -28,6 +28,8 @@ TOLD = 100
 FAREWELL = 2.0
 # A chunk of one byte has six around it, and there may be trailers.
 OVERHEAD = 8
+# Bytes of a body that are read and thrown away once its request is answered; the time for a body bounds it, too.
+DISCARDED = 64 * 1024 * 1024
 # What nobody may say twice: each would be believed by somebody.
 _ONCE = frozenset({b"host", b"authorization", b"content-type", b"content-length", b"transfer-encoding"})
 Headers = Sequence[tuple[bytes, bytes]]
@@ -101,7 +103,7 @@ class Connection(HttpToolsProtocol):
         super().data_received(data)
         if self._body_since is None and self._received > self.terms.max_headers + MAX_URL:
             self._refuse(HeadersTooLarge("The headers do not end."))
-        elif self._received > OVERHEAD * self.terms.max_body + self.terms.max_headers:
+        elif self._received > self._most:
             self._refuse(BodyTooLarge("The body does not end."))
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -147,6 +149,12 @@ class Connection(HttpToolsProtocol):
             self._refuse(RequestTimedOut(f"The body did not come within {terms.body_seconds:g} seconds."))
         elif self._head_since is not None and now - self._head_since > terms.header_seconds:
             self._refuse(RequestTimedOut(f"The headers did not come within {terms.header_seconds:g} seconds."))
+
+    @property
+    def _most(self) -> int:
+        """Bytes of a request at most. Of one that is refused, more: who sends first and reads later sees why."""
+        most = OVERHEAD * self.terms.max_body + self.terms.max_headers
+        return max(most, DISCARDED) if self.cycle is not None and self.cycle.response_complete else most
 
     @property
     def _is_answering(self) -> bool:

@@ -114,6 +114,30 @@ def test_lone_surrogates_do_no_harm(server: Server) -> None:
     assert (status, code_of(answer)) == (404, "unknown_function")
 
 
+@pytest.mark.parametrize("key", ["right", "wrong"])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_who_sends_first_and_reads_later_sees_why(server: Server, key: str, chunked: bool) -> None:
+    size, piece = 24 * 1024 * 1024, b"x" * 65536
+    token = server.token if key == "right" else "wrong"
+    length = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {size}"
+    head = f"POST /execute HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n"
+    with connected(server) as line, line.makefile("rb") as answer:
+        line.sendall(f"{head}Content-Type: application/json\r\n{length}\r\n\r\n".encode())
+        for _ in range(size // len(piece)):
+            line.sendall(b"10000\r\n" + piece + b"\r\n" if chunked else piece)
+        assert int(answer.readline().split()[1]) == (413 if key == "right" else 401)
+
+
+def test_who_never_stops_sending_is_cut_off(server: Server) -> None:
+    with connected(server) as line:
+        line.sendall(
+            asking(server, "/execute", b"", ("Transfer-Encoding", "chunked")).replace(b"Content-Length: 0\r\n", b"")
+        )
+        with pytest.raises(OSError):
+            for _ in range(4096):
+                line.sendall(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+
+
 def test_a_body_is_counted_while_it_comes(server: Server) -> None:
     size = 1024 * 1024
     status, _, body = raw(server, asking(server, "/execute", b" " * (size + 1) + CODE, JSON))
