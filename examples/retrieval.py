@@ -1,10 +1,14 @@
 """Answer from texts of your own: a function finds paragraphs in a folder, and the answer comes with its sources.
 
-Needs a running service that has a model, and shows kernels that folder: AIGBB_MOUNTS=$PWD/examples/notes make serve
-From the checkout: .venv/bin/python examples/retrieval.py
+Needs a running service that has a model, and that shows the folder to kernels:
+
+    cp -r examples/notes ~/notes
+    AIGBB_MOUNTS=~/notes make serve
+    .venv/bin/python examples/retrieval.py ~/notes
 """
 
 import json
+import sys
 from pathlib import Path
 
 from server.client import Aigbb
@@ -29,7 +33,7 @@ def search_notes(query: str, folder: str, limit: int = 3) -> list[dict[str, str]
     best = sorted(found, key=lambda pair: -pair[0])[:limit]
     return [paragraph for score, paragraph in best if score]
 '''
-FOLDER = Path(__file__).parent / "notes"
+FOLDER = Path(sys.argv[1])
 RULES = "Answer from what search_notes finds, and from nothing else. Name the files that you used."
 
 with Aigbb() as aigbb:

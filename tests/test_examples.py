@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,8 +29,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, cache: Path, provider: Pro
     """A service without functions. No two examples ask for the same package, so their order does not matter."""
     folder = tmp_path_factory.mktemp("examples")
     (folder / "aigbb_functions").mkdir()
-    more = {"OPENAI_BASE_URL": provider.url, "AIGBB_MOUNTS": str(ROOT / "examples" / "notes")}
-    with running_server(folder, cache, more, model="m") as started:
+    with running_server(folder, cache, {"OPENAI_BASE_URL": provider.url}, model="m") as started:
         yield started
 
 
@@ -246,11 +246,12 @@ def test_approval_in_a_terminal(service: Server, provider: Provider, typed: str,
     assert lines == [f"Send it? [y/n] send_email: {outcome}", "done: Well."]
 
 
-def test_retrieval(service: Server, provider: Provider) -> None:
+def test_retrieval(service: Server, provider: Provider, shown: Path) -> None:
+    shutil.copytree(ROOT / "examples" / "notes", shown / "notes")
     question = "How many days of holiday do I have, and who agrees to them?"
     search = ("search_notes", {"query": "days of holiday, agreed with", "limit": 2})
     provider.write_down(question, asks(search), says("28; Grace (holidays.txt)."))
-    lines = run(service, "retrieval")
+    lines = run(service, "retrieval", str(shown / "notes"))
     assert lines[0] == f"searched {json.dumps(search[1])}"
     assert lines[1].startswith("  holidays.txt: Everybody has 28 days of holiday a year.")
     assert lines[2].startswith("  holidays.txt: Holidays are agreed with the team first")
@@ -310,8 +311,9 @@ def real(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Serv
 
 @pytest.mark.skipif(not (MODEL and KEYS.get("OPENAI_API_KEY")), reason="needs OPENAI_API_KEY and AIGBB_MODEL")
 @pytest.mark.parametrize("name", WITH_MODEL)
-def test_with_a_real_model(real: Server, name: str) -> None:
-    assert run(real, name)
+def test_with_a_real_model(real: Server, name: str, shown: Path) -> None:
+    notes = shutil.copytree(ROOT / "examples" / "notes", shown / "notes")
+    assert run(real, name, *([str(notes)] if name == "retrieval" else []))
     assert names(real) == []
 
 
