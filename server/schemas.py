@@ -13,6 +13,7 @@ import jsonschema_rs
 
 from kernels.suggestions import suggestions
 from server.errors import InvalidSchema
+from server.validation_work import MAX_LISTED, MAX_WORK, count_values, list_errors
 
 MAX_SIZE = 64 * 1024
 MAX_DEPTH = 50
@@ -22,7 +23,7 @@ MAX_EXPANSION = 1024 * 1024
 MAX_DEFINITIONS = 500
 MAX_NAME = 64
 MAX_MESSAGE = 300
-MAX_ERRORS = 50
+MAX_ERRORS = 20
 
 DEFINITIONS = "#/$defs/"
 _ONE = frozenset(
@@ -334,10 +335,13 @@ def validate(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> list[di
     schema has passed `check`. An entry has parameter (empty where none is to blame), path inside it, message and
     type (the keyword of the schema), and for an unknown parameter with a likely one a suggestion.
     """
+    work = sum(1 for _ in walk(schema)) * count_values(arguments)
+    if work > MAX_WORK:
+        return [_entry("", "", "the arguments hold too many values to be checked against this schema", "too_large")]
     try:
         if _validator(_body(schema)).is_valid(arguments):
             return []
-        errors = list(_validator(_blunt(_body(schema))).iter_errors(arguments))
+        errors = list_errors(_validator(_blunt(_body(schema))), arguments, first=work > MAX_LISTED)
         entries = _entries(errors, schema, arguments) + _hidden(errors, schema, arguments)
     except ValueError:  # what the validator says of half a character, and of too many levels
         return [_entry("", "", "the arguments hold text that is not Unicode, or are nested too deeply", "unreadable")]

@@ -37,6 +37,7 @@ ORDER = [
     ["server.logs", "server.metrics"],
     ["server.callers", "server.scrubbing"],
     ["server.model_services"],
+    ["server.validation_work"],
     ["server.asking", "server.database", "server.draining", "server.settings", "server.schemas"],
     ["server.ceilings", "server.following", "server.variables"],
     ["server.source_reader"],

@@ -17,6 +17,7 @@ import pytest
 
 from server.diffing import source_diff
 from server.functions import Function
+from server.schemas import check, validate
 from server.wire import MAX_ERRORS, ExecuteBody, checked, fields_of, validation_errors
 from tests.conftest import Server
 from tests.doors import problem
@@ -115,3 +116,18 @@ def test_a_timeout_over_the_limit_is_refused_with_the_limit(client: httpx2.Clien
                                          "type": "less_than_equal"}  # fmt: skip
             assert "3600" in told["detail"]
             assert "AIGBB_MAX_TIMEOUT" in told["hint"]
+
+
+CHOICES = {"anyOf": [{"const": number} for number in range(1000)]}
+CONTAINS = {"allOf": [{"contains": {"const": number}} for number in range(1000)]}
+
+
+@pytest.mark.parametrize("part", [{"items": CHOICES}, CONTAINS], ids=["choices", "contains"])
+def test_no_schema_takes_long_to_hold_arguments_against(part: dict[str, Any]) -> None:
+    schema = {"type": "object", "properties": {"xs": {"type": "array", **part}}}
+    check(schema)
+    [refused] = validate(schema, {"xs": [5000] * 20_000})
+    assert refused["type"] == "too_large"
+    # One error of the many is listed, where listing all would take seconds.
+    assert len(validate(schema, {"xs": [5000] * 200})) == 1
+    assert validate(schema, {"xs": list(range(1000))}) == []

@@ -439,8 +439,8 @@ def test_a_hostile_pattern_does_not_stall() -> None:
 
 
 def test_many_errors_are_cut() -> None:
-    errors = validate(TRIP, {f"name{number}": 1 for number in range(10_000)})
-    assert len(errors) == 50
+    errors = validate(TRIP, {f"name{number}": 1 for number in range(1_000)})
+    assert len(errors) == 20
     assert [error["parameter"] for error in errors[:2]] == ["city", "days"]
 
 
