@@ -282,6 +282,8 @@ FORGED = [
         "from jupyter_client import BlockingKernelClient\n"
         "client = BlockingKernelClient(connection_file=get_ipython().kernel.parent.abs_connection_file)\n"
         "client.load_connection_file()\nclient.start_channels()\nclient.execute('print(13)');",
+        "error",
+        ename="FileNotFoundError",  # the file with its key is gone once the service is connected
     ),
 ]
 
@@ -345,7 +347,12 @@ FILES = [
         "error",
         ename="OSError",
     ),
-    Fault("its working folder deleted", "import os, shutil; shutil.rmtree(os.getcwd())"),
+    Fault(
+        "its working folder deleted",
+        "import os, shutil; shutil.rmtree(os.getcwd())",
+        "error ok",  # of a kernel that is not confined, it is no mount
+        ename="OSError",
+    ),
     Fault("`HOME`, folder and umask changed", "import os; os.environ['HOME'] = '/'; os.chdir('/'); os.umask(0o777)"),
     Fault(
         "files of a package deleted",
