@@ -26,6 +26,8 @@ import pytest
 import zmq.asyncio
 from blockbuster import BlockBuster, blockbuster_ctx
 from filelock import FileLock
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from kernels import sandbox
 from kernels.environments import Environments, Generation
@@ -42,6 +44,10 @@ from tests.node import Programs, install
 from tests.provider import Provider, serving
 
 ROOT = Path(__file__).parents[1]
+
+# How long an example takes says how busy the machine is.
+hypothesis_settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("steady")
 
 
 def pytest_configure() -> None:
