@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import socket
 import sys
@@ -137,6 +138,9 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         assert sockets is not None
         port = sockets[0].getsockname()[1]
+        # A body of many objects has the collector run often: it should not look through the program each time.
+        gc.collect()
+        gc.freeze()
         print_banner(self._service, self._console, port, time.perf_counter() - self._start)
 
 

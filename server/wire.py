@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
-from itertools import islice
+from itertools import chain, islice
 from typing import Annotated, Any
 
 from fastapi.sse import ServerSentEvent
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StringConstraints, model_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -58,8 +58,8 @@ def checked(value: Any) -> Any:
         objects = [each for each in level if type(each) is dict]
         if not lists and not objects:
             return value
-        _check_texts([name for each in objects for name in each])
-        level = [item for each in (*lists, *(each.values() for each in objects)) for item in each]
+        _check_texts(list(chain.from_iterable(objects)))
+        level = [*chain.from_iterable(lists), *chain.from_iterable(map(dict.values, objects))]
     raise ValueError(f"The value is nested deeper than {MAX_DEPTH} levels.")
 
 
@@ -68,6 +68,17 @@ def _check_texts(texts: list[str]) -> None:
         "".join(texts).encode()
     except UnicodeEncodeError as error:
         raise ValueError("A text holds a lone surrogate.") from error
+
+
+def bounded(count: int) -> BeforeValidator:
+    """Refuse an object with more members before any of them is read, which would list an error for each."""
+
+    def few(value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > count:
+            raise ValueError(f"There are {len(value)} members, and at most {count} are allowed.")
+        return value
+
+    return BeforeValidator(few)
 
 
 # What OpenAPI says of the field `timeout`.

@@ -19,7 +19,8 @@ Confirm = Annotated[
     Policy | None, Field(description="Which calls wait for a person; stricter than AIGBB_CONFIRM or without effect")
 ]
 Approved = Annotated[
-    list[str], Field(description="Functions that were decided about, as NAME or NAME@VERSION: calls do not wait")
+    list[str],
+    Field(max_length=1000, description="Functions that were decided about, as NAME or NAME@VERSION: calls do not wait"),
 ]
 
 

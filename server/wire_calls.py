@@ -87,7 +87,7 @@ class RunToolsBody(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"tool_calls": [_TOOL_CALL_EXAMPLE]}]})
 
     tool_calls: Annotated[list[FunctionCallBody | ToolCallBody], Field(max_length=128)]
-    bound: Annotated[dict[str, Any], Field(description="Values of bound parameters, by name")] = {}
+    bound: Annotated[dict[str, Any], Field(max_length=1000, description="Values of bound parameters, by name")] = {}
     session: Annotated[str | None, Field(description="A session's id; all calls then run one after the other")] = None
     timeout: Annotated[float | None, Field(gt=0, description="Seconds for each call; at most AIGBB_MAX_TIMEOUT")] = None
     confirm: Confirm = None

@@ -58,8 +58,10 @@ class ChatBody(Body):
     ] = None
     model: Annotated[str | None, StringConstraints(min_length=1), Field(description="Default AIGBB_MODEL")] = None
     service: Annotated[PlaceBody | None, Field(description="Where the model is, if not where the settings say")] = None
-    tools: Annotated[list[str], Field(description="Functions that the model is offered; default all")] = []
-    tags: Annotated[list[str], Field(description="Only functions with one of these tags")] = []
+    tools: Annotated[
+        list[str], Field(max_length=1000, description="Functions that the model is offered; default all")
+    ] = []
+    tags: Annotated[list[str], Field(max_length=100, description="Only functions with one of these tags")] = []
     tool_choice: Annotated[
         str | dict[str, Any],
         Field(description="auto, none, required, a function, or allowed_tools; what forces holds for the first round"),
@@ -90,10 +92,11 @@ class ChatBody(Body):
         Literal["final_answer", "error"], Field(description="What a limit does: ask for the best answer so far, or 422")
     ] = "final_answer"
     session: Annotated[str | None, Field(description="A session's id: calls share its variables")] = None
-    bound: Annotated[dict[str, Any], Field(description="Values of bound parameters, by name")] = {}
+    bound: Annotated[dict[str, Any], Field(max_length=1000, description="Values of bound parameters, by name")] = {}
     timeout: Annotated[float | None, Field(gt=0, description="Seconds for each call; at most AIGBB_MAX_TIMEOUT")] = None
     options: Annotated[
-        dict[str, Any], Field(description="For the model, as they are: temperature, max_tokens and their like")
+        dict[str, Any],
+        Field(max_length=200, description="For the model, as they are: temperature, max_tokens and their like"),
     ] = {}
 
     @field_validator("options")

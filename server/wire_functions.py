@@ -11,7 +11,7 @@ from server.functions import Confirm, Declared, Draft, Effects
 from server.registrar import Registered, Synced, Wanted
 from server.registry import Event, Version
 from server.tools import not_strict
-from server.wire import Answer, Body, Number
+from server.wire import Answer, Body, Number, bounded
 
 # -- requests
 
@@ -25,13 +25,16 @@ _REGISTER_EXAMPLE: dict[str, Any] = {
 }
 
 
+Line = Annotated[str, Field(max_length=1000)]
+
+
 class DescriptionBody(Body):
     """A function's description as some models' documentation has it, with the schema of what it answers."""
 
     model_config = ConfigDict(extra="ignore")
 
     name: str | None = None
-    description: str
+    description: Annotated[str, Field(max_length=20_000)]
     parameters: dict[str, Any] | None = None
     responses: dict[str, Any] | None = None
 
@@ -56,28 +59,34 @@ class FunctionBody(Body):
         ),
     ]
     packages: Annotated[
-        list[str] | str, Field(description="Requirements, as a list or one a line; names and versions only")
+        Annotated[list[Line], Field(max_length=500)] | Annotated[str, Field(max_length=50_000)],
+        Field(description="Requirements, as a list or one a line; names and versions only"),
     ] = []
     env: Annotated[
         dict[str, str],
+        bounded(200),
         Field(
+            max_length=200,
             validation_alias=AliasChoices("env", "envVariables"),
             description="Environment variables of the kernel; values are never shown again",
         ),
     ] = {}
 
     secrets: Annotated[
-        list[str], Field(description="Names of stored secrets that it finds in its environment; see PUT /secrets")
+        list[str],
+        Field(max_length=200, description="Names of stored secrets that it finds in its environment; see PUT /secrets"),
     ] = []
     network: Annotated[
         bool, Field(description="Whether its calls have the network where kernels are confined without one")
     ] = False
-    tags: Annotated[list[str], Field(description="Words to find it, and sets of tools, by")] = []
+    tags: Annotated[list[str], Field(max_length=100, description="Words to find it, and sets of tools, by")] = []
     bound: Annotated[
-        list[str], Field(description="Parameters that the caller of a model fills in; models never see them")
+        list[str],
+        Field(max_length=200, description="Parameters that the caller of a model fills in; models never see them"),
     ] = []
     description: Annotated[
-        str | DescriptionBody | None, Field(description="Instead of the docstring; as an object, with schemas")
+        Annotated[str, Field(max_length=20_000)] | DescriptionBody | None,
+        Field(description="Instead of the docstring; as an object, with schemas"),
     ] = None
     input_schema: Annotated[
         dict[str, Any] | None, Field(description="JSON Schema of the arguments, instead of the inferred one")
@@ -130,7 +139,11 @@ class ActivateBody(Body):
     """A version that is to serve again."""
 
     version: Number
-    env: Annotated[dict[str, str], Field(description="Values for variables of it that are not kept any more")] = {}
+    env: Annotated[
+        dict[str, str],
+        bounded(200),
+        Field(max_length=200, description="Values for variables of it that are not kept any more"),
+    ] = {}
 
 
 # -- answers

@@ -30,11 +30,14 @@ class CompletionBody(Body):
 
     model: Annotated[str, Field(description="aigbb for all functions, aigbb:TAG for those with a tag")]
     messages: Messages
-    tools: Annotated[list[dict[str, Any]] | None, Field(description="Your own: calls of these come back to you")] = None
+    tools: Annotated[
+        list[dict[str, Any]] | None, Field(max_length=1000, description="Your own: calls of these come back to you")
+    ] = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: StrictBool | None = None
     functions: Annotated[
-        list[dict[str, Any]] | None, Field(description="As before there were tools: one call comes back at a time")
+        list[dict[str, Any]] | None,
+        Field(max_length=1000, description="As before there were tools: one call comes back at a time"),
     ] = None
     function_call: str | dict[str, Any] | None = None
     stream: StrictBool | None = None
