@@ -16,6 +16,7 @@ from kernels.kernel import Launch
 from kernels.outputs import Execution, Refused, Returned
 from kernels.pool import Pool
 from kernels.tasks import Task
+from server.arguments import validate
 from server.callers import Caller
 from server.completions import ToolCall
 from server.conversations import problem
@@ -27,7 +28,6 @@ from server.refusals import ConfirmationNeeded
 from server.registrar import Registrar, find
 from server.registry import GenerationRow, Registry, Version
 from server.running import Running
-from server.schemas import validate
 from server.scrubbing import Scrubber
 from server.settings import Settings
 from server.telling import Teller, Told

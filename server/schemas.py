@@ -11,9 +11,8 @@ from urllib.parse import unquote
 
 import jsonschema_rs
 
-from kernels.suggestions import suggestions
 from server.errors import InvalidSchema
-from server.validation_work import MAX_LISTED, MAX_WORK, count_values, list_errors
+from server.patterns import weight
 
 MAX_SIZE = 64 * 1024
 MAX_DEPTH = 50
@@ -23,7 +22,8 @@ MAX_EXPANSION = 1024 * 1024
 MAX_DEFINITIONS = 500
 MAX_NAME = 64
 MAX_MESSAGE = 300
-MAX_ERRORS = 20
+# States of all patterns of a schema together.
+MAX_PATTERNS = 50_000
 
 DEFINITIONS = "#/$defs/"
 _ONE = frozenset(
@@ -48,8 +48,6 @@ _NOTES = frozenset({"$comment", "default", "deprecated", "description", "example
 # Assertions that mean the same beside a definition as within it.
 _ALONE = re.compile(r"(exclusive)?(min|max)\w*|format|multipleOf|pattern|uniqueItems", re.IGNORECASE)
 _MOVING = frozenset({"$anchor", "$dynamicAnchor", "$dynamicRef", "$id", "$recursiveAnchor", "$recursiveRef"})
-# What could refuse more once references within it are forgotten.
-_TURNING = frozenset({"contains", "else", "if", "not", "oneOf", "then", "unevaluatedItems", "unevaluatedProperties"})
 
 
 # -- walking: which member of a schema is a schema, and which a map of names
@@ -95,7 +93,8 @@ def definition(schema: Mapping[str, Any]) -> str | None:
     return None if "/" in name else unquote(name).replace("~1", "/").replace("~0", "~")
 
 
-def _references(schema: Any) -> list[str]:
+def references_in(schema: Any) -> list[str]:
+    """List the definitions that a schema refers to, once per reference."""
     names = (definition(node) for _, node in walk(schema))
     return [name for name in names if name is not None]
 
@@ -124,7 +123,7 @@ def compose(raw: Any, docs: Mapping[str, str]) -> dict[str, Any]:
     """
     if not isinstance(raw, dict) or _depth(raw) > MAX_INFERRED_DEPTH:
         raise InvalidSchema("The schema of the arguments is no object, or is nested too deeply.", path="")
-    _check_meta(lambda: jsonschema_rs.meta.validate(_body(raw)))
+    _check_meta(lambda: jsonschema_rs.meta.validate(body_of(raw)))
     documented = {n: _documented(schema, docs.get(n, "")) for n, schema in raw.get("properties", {}).items()}
     return inline({**raw, "properties": documented})
 
@@ -140,7 +139,7 @@ def inline(schema: Mapping[str, Any]) -> dict[str, Any]:
 
     Where that would be over 64 KiB or too deep, every reference stays.
     """
-    definitions = _definitions(schema)
+    definitions = definitions_of(schema)
     body = {key: value for key, value in schema.items() if key not in ("$defs", "$schema")}
     replaced = _replaceable(body, definitions)
 
@@ -172,7 +171,8 @@ def _stands_alone(key: str, target: Mapping[str, Any]) -> bool:
     return key not in target and _ALONE.fullmatch(key) is not None
 
 
-def _definitions(schema: Mapping[str, Any]) -> dict[str, Any]:
+def definitions_of(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the definitions of a schema by name."""
     found = schema.get("$defs")
     return dict(found) if isinstance(found, dict) else {}
 
@@ -181,15 +181,15 @@ def _replaceable(body: Any, definitions: Mapping[str, Any]) -> frozenset[str]:
     """The definitions that references are replaced by: all that are not recursive, or none if that is too much."""
     if len(definitions) > MAX_DEFINITIONS:
         return frozenset()
-    recursive = _recursive(definitions)
+    recursive = recursive_in(definitions)
     size, depth = _expansion([body, *(definitions[name] for name in recursive)], definitions, recursive)
     fits = size <= MAX_SIZE and depth <= MAX_INFERRED_DEPTH
     return frozenset(definitions.keys() - recursive) if fits else frozenset()
 
 
-def _recursive(definitions: Mapping[str, Any]) -> frozenset[str]:
-    """Those that lead back to themselves."""
-    graph = {name: set(_references(value)) & definitions.keys() for name, value in definitions.items()}
+def recursive_in(definitions: Mapping[str, Any]) -> frozenset[str]:
+    """Return the names of the definitions that lead back to themselves."""
+    graph = {name: set(references_in(value)) & definitions.keys() for name, value in definitions.items()}
     return frozenset(name for name in graph if name in _reached(graph[name], graph))
 
 
@@ -204,7 +204,7 @@ def _reached(start: Collection[str], graph: Mapping[str, Collection[str]]) -> se
 
 def _expansion(schemas: list[Any], definitions: Mapping[str, Any], recursive: Collection[str]) -> tuple[int, int]:
     """Characters and depth of some schemas, were all references replaced that do not lead to recursive definitions."""
-    flat = {name: _references(value) for name, value in definitions.items() if name not in recursive}
+    flat = {name: references_in(value) for name, value in definitions.items() if name not in recursive}
     order = TopologicalSorter({name: [r for r in refs if r in flat] for name, refs in flat.items()}).static_order()
     sizes: dict[str, tuple[int, int]] = {}
     for name in order:
@@ -214,17 +214,17 @@ def _expansion(schemas: list[Any], definitions: Mapping[str, Any], recursive: Co
 
 
 def _extent(schema: Any, sizes: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
-    inner = [sizes[name] for name in _references(schema) if name in sizes]
+    inner = [sizes[name] for name in references_in(schema) if name in sizes]
     size = len(json.dumps(schema)) + sum(size for size, _ in inner)
     return size, _depth(schema) + max((depth for _, depth in inner), default=0)
 
 
 def _pruned(schema: dict[str, Any]) -> dict[str, Any]:
     """Without the definitions that nothing refers to."""
-    definitions = _definitions(schema)
+    definitions = definitions_of(schema)
     body = {key: value for key, value in schema.items() if key != "$defs"}
-    graph = {name: _references(value) for name, value in definitions.items()}
-    used = _reached(_references(body), graph)
+    graph = {name: references_in(value) for name, value in definitions.items()}
+    used = _reached(references_in(body), graph)
     kept = {name: value for name, value in definitions.items() if name in used}
     return {**body, "$defs": kept} if kept else body
 
@@ -257,15 +257,16 @@ def check(schema: Any) -> None:
             hint="Describe the outer shape only, and let the function check the rest.",
             path="",
         )
-    body = _body(schema)
+    body = body_of(schema)
     _check_meta(lambda: jsonschema_rs.meta.validate(body))
     for path, node in walk(body):
-        _check_node(node, path, _definitions(schema))
-    _check_meta(lambda: _validator(body))
+        _check_node(node, path, definitions_of(schema))
+    _check_patterns(body)
+    _check_meta(lambda: validator_of(body))
     _check_growth(body)
 
 
-def _body(schema: Mapping[str, Any]) -> dict[str, Any]:
+def body_of(schema: Mapping[str, Any]) -> dict[str, Any]:
     """Without the dialect: it is always Draft 2020-12."""
     return {key: value for key, value in schema.items() if key != "$schema"}
 
@@ -307,12 +308,25 @@ def _check_node(node: Mapping[str, Any], path: tuple[str, ...], definitions: Map
             )
 
 
+def _check_patterns(schema: Mapping[str, Any]) -> None:
+    states = 0
+    for path, node in walk(schema):
+        patterns = [*([node["pattern"]] if "pattern" in node else ()), *node.get("patternProperties", ())]
+        states += sum(map(weight, patterns))
+        if states > MAX_PATTERNS:
+            raise InvalidSchema(
+                f"The schema is not valid: its patterns have more than {MAX_PATTERNS} states, repetitions included.",
+                hint="Limit lengths with `minLength` and `maxLength`, not with repetitions in patterns.",
+                path=_pointer([*path, "pattern" if "pattern" in node else "patternProperties"]),
+            )
+
+
 def _check_growth(schema: Mapping[str, Any]) -> None:
-    definitions = _definitions(schema)
+    definitions = definitions_of(schema)
     size = MAX_EXPANSION + 1
     if len(definitions) <= MAX_DEFINITIONS:
         body = {key: value for key, value in schema.items() if key != "$defs"}
-        recursive = _recursive(definitions)
+        recursive = recursive_in(definitions)
         size, _ = _expansion([body, *(definitions[name] for name in recursive)], definitions, recursive)
     if size > MAX_EXPANSION:
         raise InvalidSchema(
@@ -326,31 +340,8 @@ def _pointer(path: Collection[str]) -> str:
     return "".join("/" + step.replace("~", "~0").replace("/", "~1") for step in path)
 
 
-# -- holding arguments against a schema
-
-
-def validate(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What is wrong with some arguments, one entry a parameter; empty if they are right. Never holds a value of theirs.
-
-    schema has passed `check`. An entry has parameter (empty where none is to blame), path inside it, message and
-    type (the keyword of the schema), and for an unknown parameter with a likely one a suggestion.
-    """
-    work = sum(1 for _ in walk(schema)) * count_values(arguments)
-    if work > MAX_WORK:
-        return [_entry("", "", "the arguments hold too many values to be checked against this schema", "too_large")]
-    try:
-        if _validator(_body(schema)).is_valid(arguments):
-            return []
-        errors = list_errors(_validator(_blunt(_body(schema))), arguments, first=work > MAX_LISTED)
-        entries = _entries(errors, schema, arguments) + _hidden(errors, schema, arguments)
-    except ValueError:  # what the validator says of half a character, and of too many levels
-        return [_entry("", "", "the arguments hold text that is not Unicode, or are nested too deeply", "unreadable")]
-    order = list(schema.get("properties", ()))
-    entries.sort(key=lambda entry: order.index(entry["parameter"]) if entry["parameter"] in order else len(order))
-    return entries[:MAX_ERRORS] or [_entry("", "", "the arguments do not match the schema", "schema")]
-
-
-def _validator(schema: Any) -> jsonschema_rs.Validator:
+def validator_of(schema: Any) -> jsonschema_rs.Validator:
+    """Compile a schema, for errors that hold no value."""
     return jsonschema_rs.Draft202012Validator(
         schema,
         validate_formats=True,
@@ -358,79 +349,3 @@ def _validator(schema: Any) -> jsonschema_rs.Validator:
         pattern_options=jsonschema_rs.RegexOptions(),
         offline=True,
     )
-
-
-def _blunt(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema as far as it has no references, which make listing errors take exponential time."""
-    if not _references(schema):
-        return schema
-
-    def forget(node: Any) -> Any:
-        if not isinstance(node, dict):
-            return node
-        return {key: value for key, value in mapped(node, forget).items() if key != "$ref" and key not in _TURNING}
-
-    result: dict[str, Any] = forget(schema)
-    return result
-
-
-def _entries(
-    errors: list[jsonschema_rs.ValidationError], schema: Mapping[str, Any], arguments: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """One entry a parameter; several messages of one are joined."""
-    missing = [name for name in schema.get("properties", ()) if name not in arguments]
-    found: dict[str, dict[str, Any]] = {}
-    for error in errors:
-        for entry in _read(error, missing):
-            first = found.setdefault(entry["parameter"], entry)
-            if first is not entry and entry["message"] not in first["message"]:
-                first["message"] = f"{first['message']}; {entry['message']}"[:MAX_MESSAGE]
-    return list(found.values())
-
-
-def _read(error: jsonschema_rs.ValidationError, missing: list[str]) -> Iterator[dict[str, Any]]:
-    """The entries of one error: an unknown name and a missing one are about the parameter, not the whole."""
-    path, kind = [str(step) for step in error.instance_path], error.kind
-    if isinstance(kind, jsonschema_rs.ValidationErrorKind.Required):
-        path.append(kind.property)
-        yield _entry(path[0], ".".join(path[1:]), "is required", kind.name)
-    elif not path and isinstance(kind, _UNEXPECTED):
-        for name in kind.unexpected[:MAX_ERRORS]:
-            near = suggestions(name, missing)
-            suggestion = {"suggestion": near[0]} if near else {}
-            yield _entry(name[:MAX_NAME], "", "is not a parameter", kind.name) | suggestion
-    else:
-        yield _entry("".join(path[:1]), ".".join(path[1:]), _message(error), kind.name)
-
-
-_UNEXPECTED = (
-    jsonschema_rs.ValidationErrorKind.AdditionalProperties,
-    jsonschema_rs.ValidationErrorKind.UnevaluatedProperties,
-)
-_CHOICES = (jsonschema_rs.ValidationErrorKind.AnyOf, jsonschema_rs.ValidationErrorKind.OneOfNotValid)
-
-
-def _message(error: jsonschema_rs.ValidationError) -> str:
-    """Of a choice: what each of its branches says."""
-    if isinstance(error.kind, _CHOICES):
-        said = [_message(branch[0]) for branch in error.kind.context if branch]
-        return " or ".join(dict.fromkeys(said))[:MAX_MESSAGE]
-    return error.message[:MAX_MESSAGE]
-
-
-def _hidden(
-    errors: list[jsonschema_rs.ValidationError], schema: Mapping[str, Any], arguments: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """Entries for parameters that are wrong behind a reference."""
-    told = {str(error.instance_path[0]) for error in errors if error.instance_path}
-    shared = {"$defs": _definitions(schema)}
-    return [
-        _entry(name, "", "the value does not match the schema of the parameter", "$ref")
-        for name, part in schema.get("properties", {}).items()
-        if name in arguments and name not in told and _references(part)
-        if not _validator({**part, **shared}).is_valid(arguments[name])
-    ]
-
-
-def _entry(parameter: str, path: str, message: str, kind: str) -> dict[str, Any]:
-    return {"parameter": parameter, "path": path, "message": message, "type": kind}

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from server.schemas import validate
+from server.arguments import validate
 
 Tool = Mapping[str, Any]
 Message = dict[str, Any]
