@@ -28,7 +28,7 @@ from tests.conftest import Server
 from tests.doors import problem
 
 # Seconds in which the service answers somebody else at the latest; what this guards against took 7 to 33.
-PATIENCE = 3.0
+PATIENCE = 6.0
 
 
 @contextmanager
@@ -100,9 +100,9 @@ def test_sources_that_repeat_themselves_are_compared_in_time() -> None:
     lines = [f"# {n % 120}\n" for n in range(60_000)]
     old, new = ("".join(order) for order in (lines, lines[::-1]))
     made = [Function("f", f"{text}def f(): ...\n", (), (), "", "f()") for text in (old, new)]
-    began = time.monotonic()
+    began = time.process_time()
     shown = source_diff(made[0], made[1], "f@1", "f@2")
-    assert time.monotonic() - began < PATIENCE
+    assert time.process_time() - began < PATIENCE
     assert [line for line in shown.splitlines() if line.startswith("@@")] == ["@@ -1,60001 +1,60001 @@"]
     assert source_diff(made[0], made[0], "f@1", "f@1") == ""
 
@@ -268,10 +268,10 @@ def test_others_are_served_beside_an_extreme_query(server: Server, client: httpx
 
 @pytest.mark.parametrize("line", ["a" + " " * 500_000 + "@", "a" + " #" * 200_000 + "\nb"], ids=["spaces", "signs"])
 def test_an_odd_requirement_is_refused_at_once(line: str) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(InvalidRequirement):
         parse_requirements([line])
-    assert time.monotonic() - began < PATIENCE
+    assert time.process_time() - began < PATIENCE
 
 
 def test_comments_of_requirements_are_cut() -> None:

@@ -82,9 +82,9 @@ HEAVY: dict[str, tuple[dict[str, Any], Any]] = {
 def test_arguments_that_would_take_too_long_are_refused(case: str) -> None:
     schema, value = BOMBS[case]
     check(schema)
-    began = time.perf_counter()
+    began = time.process_time()
     told = validate(schema, {"a": value})
-    took = time.perf_counter() - began
+    took = time.process_time() - began
     assert [error["type"] for error in told] == ["too_large"]
     assert f"{MAX_STEPS:,} steps" in told[0]["message"]
     assert took < PATIENCE
@@ -94,9 +94,9 @@ def test_arguments_that_would_take_too_long_are_refused(case: str) -> None:
 def test_errors_of_many_values_are_told_briefly(case: str) -> None:
     schema, value = HEAVY[case]
     check(schema)
-    began = time.perf_counter()
+    began = time.process_time()
     told = validate(schema, {"a": value})
-    took = time.perf_counter() - began
+    took = time.process_time() - began
     assert 1 <= len(told) <= MAX_ERRORS
     assert told[0]["parameter"] == "a"
     assert took < PATIENCE
