@@ -318,11 +318,11 @@ class Confinement:
         return Cage(
             self.profile,
             self.bubblewrap,
-            replace(view, read=read, hidden=self.exposure.hidden, hardware=not hardened),
-            network or not hardened,
-            self.bounds,
-            self.cgroups,
-            self.landlock,
+            view=replace(view, read=read, hidden=self.exposure.hidden, hardware=not hardened),
+            network=network or not hardened,
+            bounds=self.bounds,
+            cgroups=self.cgroups,
+            landlock=self.landlock,
         )
 
 

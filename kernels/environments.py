@@ -126,8 +126,7 @@ class Environments:
 
         It is made under another name and renamed when complete, so a folder with a number is whole.
         Raises BuildFailed, InvalidPackage, UnsafePackage, IndexUnavailable, InsufficientStorage, StorageFailed; what
-        was begun is
-        removed.
+        was begun is removed.
         """
         aside = self.home.generations / f".building-{number}"
         final = self.home.generations / str(number)

@@ -55,7 +55,7 @@ async def confine(wanted: Wanted, bounds: Bounds, exposure: Exposure) -> Confine
     program, python = await asyncio.to_thread(_bubblewrap), await asyncio.to_thread(_python)
     if wanted == "auto":
         bubblewrap = await _try_bubblewrap(program, Cage("default", program))
-        found = Confinement("default", None, version(), bounds, exposure, python)
+        found = Confinement("default", landlock=version(), bounds=bounds, exposure=exposure, python=python)
         if not bubblewrap.ok:
             return replace(found, reasons={"bubblewrap": bubblewrap.detail})
         return await _forkable(replace(found, bubblewrap=program))
@@ -67,7 +67,16 @@ async def confine(wanted: Wanted, bounds: Bounds, exposure: Exposure) -> Confine
             missing=[part.name for part in missing],
         )
     cgroups, why = await asyncio.to_thread(find_cgroups)
-    found = Confinement("hardened", program, version(), bounds, exposure, python, {"cgroup": why}, cgroups)
+    found = Confinement(
+        "hardened",
+        program,
+        landlock=version(),
+        bounds=bounds,
+        exposure=exposure,
+        python=python,
+        reasons={"cgroup": why},
+        cgroups=cgroups,
+    )
     return await _forkable(found)
 
 

@@ -15,7 +15,7 @@ log = structlog.get_logger(__name__)
 
 # In its working folder: its temporary one, so that both go together.
 TEMPORARY = ".tmp"
-# How much of what a process printed at its start is told.
+# Bytes of a process's output at its start that a failure reports.
 LAST_BYTES = 4000
 
 

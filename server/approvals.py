@@ -162,9 +162,7 @@ class Approvals:
                     await watched
         finally:
             watched.cancel()
-            self._watched = {
-                name: left for name, all_ in self._watched.items() if (left := [f for f in all_ if not f.done()])
-            }
+            self._forget(identity)
         return await self.find(identity, caller)
 
     def _forget(self, identity: str) -> None:

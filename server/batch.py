@@ -12,7 +12,7 @@ from server.completions import ToolCall
 from server.conversations import UNANSWERED
 from server.deciding import Held, Verdict, noted, settle
 from server.errors import InvalidArguments
-from server.permits import Judged, Permit, Policy
+from server.permits import JudgedVersion, Permit, Policy
 from server.registry import Version
 
 
@@ -108,7 +108,7 @@ def _is_whole(call: ToolCall, version: Version) -> bool:
     return True
 
 
-def _held(call: ToolCall, judged: Judged, terms: Terms) -> Held:
+def _held(call: ToolCall, judged: JudgedVersion, terms: Terms) -> Held:
     function = judged.version.function
     bound = {name: terms.bound[name] for name in function.bound if name in terms.bound}
     return Held(call, judged.version.number, function.effects, bound)

@@ -23,7 +23,7 @@ from server.conversations import problem
 from server.errors import FunctionNotFound, InvalidArguments, MissingBound, VersionUnavailable
 from server.executions import Executions
 from server.hints import Hint, hint_for
-from server.permits import Judged, Permit
+from server.permits import JudgedVersion, Permit
 from server.refusals import ConfirmationNeeded
 from server.registrar import Registrar, find
 from server.registry import GenerationRow, Registry, Version
@@ -137,7 +137,7 @@ class Calls:
         self._generation = generation
         self._launch = launch
 
-    async def find(self, name: str, caller: Caller) -> Judged:
+    async def find(self, name: str, caller: Caller) -> JudgedVersion:
         """The version that a name means, `name@3` that one. Raises FunctionNotFound, UnknownVersion.
 
         Of a deleted function there is none: its versions wait for somebody to activate one.
@@ -145,13 +145,13 @@ class Calls:
         plain, at, number = name.partition("@")
         active = self._registrar.find(plain, caller)
         if not at:
-            return Judged(active, active)
+            return JudgedVersion(active, active)
         wanted = int(number) if number.isdecimal() and len(number) < 10 else 0
-        return Judged(await self._registrar.version(plain, wanted, caller), active)
+        return JudgedVersion(await self._registrar.version(plain, wanted, caller), active)
 
-    def judged(self, caller: Caller) -> Mapping[str, Judged]:
+    def judged(self, caller: Caller) -> Mapping[str, JudgedVersion]:
         """The functions that a caller may call, by name, as they are now."""
-        return {name: Judged(version, version) for name, version in self._active(caller).items()}
+        return {name: JudgedVersion(version, version) for name, version in self._active(caller).items()}
 
     async def call(
         self, running: Running, permit: Permit, arguments: Mapping[str, Any], *, timeout: float | None = None
@@ -222,7 +222,7 @@ class Calls:
         what began and ended raise.
         """
         permitted = {
-            permit.version.function.name: Judged(permit.version, permit.version) for _, permit in calls if permit
+            permit.version.function.name: JudgedVersion(permit.version, permit.version) for _, permit in calls if permit
         }
         self.check_bound([call for call, _ in calls], bound, permitted)
         active = self._active(caller)
@@ -234,7 +234,7 @@ class Calls:
         return [results[number] for number in range(len(calls))]
 
     @staticmethod
-    def check_bound(calls: Sequence[ToolCall], bound: Mapping[str, Any], judged: Mapping[str, Judged]) -> None:
+    def check_bound(calls: Sequence[ToolCall], bound: Mapping[str, Any], judged: Mapping[str, JudgedVersion]) -> None:
         """Raises MissingBound."""
         for version in (judged[call.name].version for call in calls if call.name in judged):
             required = version.function.parameters.get("required", ())

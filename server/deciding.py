@@ -12,7 +12,7 @@ from server.calls import ToolResult
 from server.completions import ToolCall
 from server.conversations import problem
 from server.errors import ApprovalVoid, InvalidRequest
-from server.permits import Judged, Permit
+from server.permits import JudgedVersion, Permit
 
 Choice = Literal["approve", "edit", "reject", "respond"]
 Scope = Literal["call", "session"]
@@ -88,7 +88,7 @@ def args_hash(arguments: str) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def check(held: Sequence[Held], decisions: Sequence[Decision], judged: Mapping[str, Judged]) -> Verdict:
+def check(held: Sequence[Held], decisions: Sequence[Decision], judged: Mapping[str, JudgedVersion]) -> Verdict:
     """Check that these are decisions about all of these calls, as they were shown. judged: by name, as it is now.
 
     Raises InvalidRequest, ApprovalVoid.
@@ -113,7 +113,7 @@ def check(held: Sequence[Held], decisions: Sequence[Decision], judged: Mapping[s
     return Verdict(tuple(decisions), {one.call.id: judged[one.call.name].for_decision() for one in to_run})
 
 
-def _is_same(held: Held, judged: Mapping[str, Judged]) -> bool:
+def _is_same(held: Held, judged: Mapping[str, JudgedVersion]) -> bool:
     found = judged.get(held.call.name)
     return found is not None and found.version.number == held.version
 

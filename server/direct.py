@@ -17,13 +17,13 @@ from server.deciding import Decision, Held, check
 from server.errors import AigbbError, FunctionNotFound, InvalidRequest, UnknownVersion
 from server.executions import Executions
 from server.observing import Observer, ToolCalled
-from server.permits import Judged, Permit, Policy, stricter
+from server.permits import JudgedVersion, Permit, Policy, stricter
 from server.refusals import CallRejected
 from server.running import Running
 from server.turns import Waiting
 
 # The answer to a typed call, as JSON.
-Told = Callable[[Called], str]
+CallFormatter = Callable[[Called], str]
 # The id of a typed call, which has none of its own.
 CALL_ID = "call_0"
 
@@ -74,7 +74,9 @@ class DirectCalls:
         suspended = SuspendedCall(held, "@" in asked.name, asked.session, asked.timeout, caller)
         return await self._approvals.hold(None, suspended, caller)
 
-    async def decide_call(self, approval: Approval, decisions: Sequence[Decision], caller: Caller, told: Told) -> str:
+    async def decide_call(
+        self, approval: Approval, decisions: Sequence[Decision], caller: Caller, told: CallFormatter
+    ) -> str:
         """Run a pending typed call, as was decided, with the rights of who sent it; the answer, as JSON.
 
         told: the answer to a call, as JSON. Raises InvalidRequest, ApprovalVoid, ApprovalSettled, CallRejected, and as
@@ -100,7 +102,7 @@ class DirectCalls:
         await self._approvals.finish(approval.id, answer)
         return answer
 
-    async def _judged(self, suspended: SuspendedCall) -> dict[str, Judged]:
+    async def _judged(self, suspended: SuspendedCall) -> dict[str, JudgedVersion]:
         """The version that a pending call would run now; none if there is none any more."""
         held = suspended.held
         name = f"{held.call.name}@{held.version}" if suspended.pinned else held.call.name
@@ -109,7 +111,9 @@ class DirectCalls:
         except (FunctionNotFound, UnknownVersion):
             return {}
 
-    async def _run(self, permit: Permit | None, suspended: SuspendedCall, decision: Decision, told: Told) -> str:
+    async def _run(
+        self, permit: Permit | None, suspended: SuspendedCall, decision: Decision, told: CallFormatter
+    ) -> str:
         held = suspended.held
         if permit is None:
             why = f": {decision.text}" if decision.text else "."

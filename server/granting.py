@@ -15,7 +15,7 @@ from server.errors import MissingSecret, SecretInUse
 from server.functions import read_identifiers
 from server.grants import Code, Grant, GrantStore, code_of, granted, not_granted
 from server.registry import Event, Registry, State, Version
-from server.source_reader import Reader, start_reader
+from server.source_reader import Reader
 from server.vault import Secret, Vault
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class Secrets:
         grants: GrantStore,
         registry: Registry,
         state: Callable[[], State],
-        reader: Reader = start_reader,
+        reader: Reader,
     ) -> None:
         self._vault = vault
         self._grants = grants

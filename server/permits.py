@@ -25,7 +25,7 @@ class Permit:
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedVersion:
     """The version that a call names, with the active one of the same function, whose policy counts as well."""
 
     version: Version

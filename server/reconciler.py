@@ -203,7 +203,7 @@ def _stamp(folder: Path) -> tuple[int, int]:
 
 
 def contents_of(state: State) -> SnapshotContents:
-    """What the snapshot of a state has to contain."""
+    """Return what the snapshot of a state has to contain."""
     functions = [version.function for version in state.active.values()]
     numbers = {name: version.number for name, version in state.active.items()}
     return SnapshotContents.of(functions, state.variables_in_use(), numbers, granted(functions))

@@ -3,7 +3,8 @@
 AigbbError
 ├── MalformedRequest     400   ├── RequestTimedOut        408   ├── UrlTooLong           414
 └── RateLimited          429   └── HeadersTooLarge        431   └── TooManyConnections   503
-└── SandboxRequired      409
+└── SandboxRequired      409   └── ConfirmationNeeded     403   └── CallRejected         403
+    TooManyApprovals     429
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from server.functions import Draft, Function, Parsed, Warn, parse_all
 from server.granting import check_granted
 from server.observing import LEFT, Changed, Clock, Observer
 from server.registry import Event, Registry, State, Version
-from server.source_reader import Reader, start_reader
+from server.source_reader import Reader
 from server.variables import merged
 from server.vault import Vault
 
@@ -71,7 +71,7 @@ class Registrar:
         registry: Registry,
         observer: Observer,
         vault: Vault,
-        reader: Reader = start_reader,
+        reader: Reader,
     ) -> None:
         self._changer = changer
         self._registry = registry

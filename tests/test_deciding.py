@@ -13,7 +13,7 @@ from server.completions import ToolCall
 from server.deciding import Decision, Held, args_hash, check, settle
 from server.errors import ApprovalVoid, InvalidRequest
 from server.functions import Confirm, Effects, Function
-from server.permits import Judged, Policy, stricter, waits
+from server.permits import JudgedVersion, Policy, stricter, waits
 from server.registry import Version
 
 
@@ -75,9 +75,9 @@ def test_arguments_that_are_equal_as_json_have_one_hash(one: str, other: str, sa
     assert (args_hash(one) == args_hash(other)) is same
 
 
-def judged(active: Version) -> dict[str, Judged]:
+def judged(active: Version) -> dict[str, JudgedVersion]:
     """A name, as it is now."""
-    return {active.function.name: Judged(active, active)}
+    return {active.function.name: JudgedVersion(active, active)}
 
 
 ACTIVE = judged(version())
@@ -105,7 +105,7 @@ def test_a_decision_is_about_the_arguments_that_were_shown() -> None:
 
 
 @pytest.mark.parametrize("active", [{}, judged(version(2))], ids=["deleted", "changed"])
-def test_what_is_not_active_any_more_can_only_be_rejected(active: dict[str, Judged]) -> None:
+def test_what_is_not_active_any_more_can_only_be_rejected(active: dict[str, JudgedVersion]) -> None:
     for choice in ("approve", "edit"):
         with pytest.raises(ApprovalVoid, match="send"):
             check([held()], [decision(choice=choice, arguments={})], active)
@@ -124,12 +124,12 @@ def test_a_decision_is_about_bound_values_too() -> None:
 def test_an_older_version_is_no_way_around_the_policy_of_the_active_one() -> None:
     free = Version(replace(version().function, confirm="never"), 1, "")
     strict = Version(replace(version().function, confirm="always"), 2, "")
-    for one in (Judged(free, strict), Judged(strict, free)):
+    for one in (JudgedVersion(free, strict), JudgedVersion(strict, free)):
         assert one.for_model("writes", ()) is None
         assert one.for_caller("never", NOBODY) is None
         permit = one.for_caller("always", Caller())
         assert permit is not None and permit.version is one.version
-    assert Judged(free, free).for_caller("always", NOBODY) is not None
+    assert JudgedVersion(free, free).for_caller("always", NOBODY) is not None
 
 
 def test_what_decisions_come_to() -> None:

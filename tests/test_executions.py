@@ -31,6 +31,7 @@ from server.registry import Registry, State
 from server.running import Cut, Ended, Entry, Keep, Log, Queued, Records, Running
 from server.sessions import Sessions
 from server.settings import Settings
+from server.source_reader import start_reader
 from server.vault import Vault
 from tests.conftest import launching
 from tests.waiting import until
@@ -207,7 +208,7 @@ async def test_others_are_not_seen_but_by_who_sees_all() -> None:
 def nothing_secret() -> Secrets:
     """Of a service without any secret: no store is asked."""
     vault = Vault(cast("Database", None), Path(), "")
-    return Secrets(vault, cast("GrantStore", None), cast("Registry", None), State)
+    return Secrets(vault, cast("GrantStore", None), cast("Registry", None), State, start_reader)
 
 
 def unheard(_: Line) -> None:

@@ -15,6 +15,7 @@ from server.functions import Function
 from server.granting import Secrets, SecretUse
 from server.grants import Grant, GrantStore, RegistrationChange, SecretNotGranted, admitted, code_of, granted
 from server.registry import Registry, State, Version
+from server.source_reader import start_reader
 from server.vault import Vault
 
 
@@ -58,7 +59,7 @@ def secrets(tmp_path: Path) -> Iterator[Secrets]:
             vault.put(name, f"value of {name}")
         state = State({f.name: Version(f, 2, "") for f in ALL})
         grants.reconcile(state)
-        yield Secrets(vault, grants, registry, lambda: state)
+        yield Secrets(vault, grants, registry, lambda: state, start_reader)
 
 
 @pytest.mark.parametrize(
