@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import httpx2
@@ -268,13 +269,21 @@ def server_environment(folder: Path, cache: Path, **settings: object) -> dict[st
 
 @contextmanager
 def running_server(
-    folder: Path, cache: Path, more: Mapping[str, str] | None = None, /, **settings: object
+    folder: Path,
+    cache: Path,
+    more: Mapping[str, str] | None = None,
+    /,
+    *,
+    runner: Any = (),
+    **settings: object,
 ) -> Iterator[Server]:
-    """Start a service in `folder`, with more in its environment, and wait until it is ready."""
+    """Start a service in `folder`, with more in its environment, and wait until it is ready.
+
+    runner: list of str, a command that starts the service, such as one that changes the user.
+    """
     environment = {**server_environment(folder, cache, **settings), **(more or {})}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "server", "serve"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
-    )
+    argv = [*runner, sys.executable, "-m", "server", "serve"]
+    process = subprocess.Popen(argv, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
     server = Server(process, folder / "home", folder / "aigbb_functions", environment)
     try:
         assert process.stderr is not None

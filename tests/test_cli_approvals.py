@@ -325,6 +325,41 @@ def test_calls_of_somebody_elses_loop_are_decided_too(aigbb: Run, bank: Server) 
         assert re.search(r"← pay ok .* ms  ann has 5", done.stderr)
 
 
+@pytest.fixture
+def agent(bank: Server, environment: dict[str, str]) -> Run:
+    """Commands with a key that does not act for a person."""
+    with bank.client() as client:
+        made = client.post("/keys", json={"name": "agent", "scopes": ["execute:function"]}).json()
+    env = {**environment, "AIGBB_TOKEN": made["token"]}
+    return lambda *arguments: CliRunner().invoke(app, arguments, env=env)
+
+
+@pytest.mark.parametrize("flags", [(), ("--detach",)], ids=["waited for", "detached"])
+def test_a_call_of_an_agent_is_held_and_decided_by_somebody_else(
+    aigbb: Run, agent: Run, flags: tuple[str, ...]
+) -> None:
+    held = agent("call", "pay", "-a", "whom=ann", "-a", "amount=5", *flags)
+    waiting = held.stdout.strip()
+    assert "pay@1 waits for a decision until" in held.stderr
+    assert held.exit_code == (0 if flags else 1)
+    refused = agent("approve", waiting)
+    assert (refused.exit_code, "missing_scope" in refused.stderr) == (2, True)
+    assert "pending, until" in agent("approvals", waiting).stderr
+    done = aigbb("approve", waiting)
+    assert (done.exit_code, done.stdout) == (0, "ann has 5\n")
+    shown = json.loads(agent("approvals", waiting, "--json").stdout)
+    assert (shown["status"], shown["outcome"]["result"]) == ("decided", "ann has 5")
+
+
+def test_a_held_call_of_an_agent_is_json_too_and_can_be_rejected(aigbb: Run, agent: Run) -> None:
+    held = json.loads(agent("call", "pay", "-a", "whom=ann", "-a", "amount=5", "--json").stdout)
+    assert (held["status"], held["name"]) == ("needs_confirmation", "pay")
+    rejected = aigbb("approve", held["approval"]["id"], "--reject", "Not on Sundays.")
+    assert "ann has 5" not in rejected.stdout
+    shown = json.loads(agent("approvals", held["approval"]["id"], "--json").stdout)
+    assert shown["outcome"]["calls"][0]["decision"] == "reject"
+
+
 def test_what_is_decided_or_unknown_is_refused(aigbb: Run, held: Callable[..., str]) -> None:
     waiting = held()
     assert aigbb("approve", waiting).exit_code == 0

@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,16 @@ from openai.types.chat import ChatCompletionMessage
 from openai.types.responses import ResponseFunctionToolCall, ResponseOutputMessage
 
 from server import asking
-from server.client import Aigbb, AsyncAigbb, CallFailed, ChatResult, RunResult, ServiceProblem, Unreachable
+from server.client import (
+    Aigbb,
+    AsyncAigbb,
+    CallFailed,
+    ChatResult,
+    NeedsConfirmation,
+    RunResult,
+    ServiceProblem,
+    Unreachable,
+)
 from tests.conftest import ROOT, Server, running_server
 from tests.provider import Broken, Provider, Refusal, Whole, asks, says, whole
 
@@ -233,6 +242,35 @@ def test_a_call_that_may_change_something_waits_and_is_run_when_approved(aigbb: 
     with pytest.raises(ServiceProblem) as raised:
         aigbb.decide(approval, "approve")
     assert raised.value.body["code"] == "approval_settled"
+
+
+@pytest.fixture
+def agent(service: Server) -> Iterator[Aigbb]:
+    """A client whose key does not act for a person."""
+    with service.client() as client:
+        made = client.post("/keys", json={"name": "agent", "scopes": ["execute:function"]}).json()
+    with Aigbb(service.url, made["token"]) as opened:
+        yield opened
+
+
+def test_a_call_of_an_agent_waits_and_its_result_comes_with_the_decision(aigbb: Aigbb, agent: Aigbb) -> None:
+    asked: list[Callable[[], object]] = [
+        lambda: agent.call("note", text="x"),
+        lambda: agent.start_call("note", text="x"),
+    ]
+    for ask in asked:
+        with pytest.raises(NeedsConfirmation, match=r"note waits for a decision") as waits:
+            ask()
+        [call] = waits.value.approval.calls
+        assert (call.name, call.arguments, call.effects) == ("note", {"text": "x"}, "write")
+        with pytest.raises(ServiceProblem) as raised:
+            agent.decide(waits.value.approval, "approve")
+        assert raised.value.body["code"] == "missing_scope"
+        assert aigbb.decide(waits.value.approval, "approve") == "noted x"
+    with pytest.raises(NeedsConfirmation) as waits:
+        agent.call("note", text="y")
+    assert aigbb.decide(waits.value.approval, "reject") is None
+    assert agent.call("add", n=1) == 2
 
 
 def test_a_rejection_says_why(aigbb: Aigbb) -> None:
