@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,14 +124,36 @@ class SnapshotContents:
             shutil.rmtree(left, ignore_errors=not left.exists())
         try:
             (aside / PACKAGE).mkdir(parents=True, mode=0o700)
-            for name, data in self.files.items():
-                if previous is None or name in _OWN or not _link(f"{previous}/{name}", f"{aside}/{name}", data):
-                    _put(f"{aside}/{name}", data)
+            linked = set() if previous is None else self._link(previous / PACKAGE, aside / PACKAGE)
+            for name in self.files.keys() - linked:
+                _put(f"{aside}/{name}", self.files[name])
             # Not forced to the disk: after a power cut, `fault` tells what has to be written again.
             aside.rename(folder)
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)  # on a full disk every byte counts
             raise
+
+    def _link(self, previous: Path, package: Path) -> set[str]:
+        """Link what another snapshot's package holds of them. Returns the names of those files.
+
+        What became of a file after it was written is not passed on. All by open folders: this is done for each
+        function at each registration.
+        """
+        linked: set[str] = set()
+        if not previous.is_dir():
+            return linked
+        with _opened(previous) as source, _opened(package) as target:
+            for name in self.files.keys() - _OWN:
+                file = name.removeprefix(f"{PACKAGE}/")
+                try:
+                    os.link(file, file, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+                except OSError:  # a disk without links, or a file that somebody took away: it is written
+                    continue
+                if _holds(file, self.files[name], target):
+                    linked.add(name)
+                else:
+                    os.unlink(file, dir_fd=target)  # never written to: others share it
+        return linked
 
     def fault(self, folder: Path) -> str | None:
         """Return the first file that is gone, holds something else, or is not of the snapshot; None if it is whole."""
@@ -158,16 +181,14 @@ def write_snapshot(
     SnapshotContents.of(functions, variables, numbers, secrets).write(folder, previous)
 
 
-def _link(path: str, place: str, data: bytes) -> bool:
-    """Link a file if that is what it holds: what became of a snapshot after it was written is not passed on."""
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    """Open a folder, so that its files are found without its path. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.link(path, place, follow_symlinks=False)
-    except OSError:  # a disk without links, or a file that somebody took away: it is written
-        return False
-    if _holds(place, data):
-        return True
-    Path(place).unlink()  # never written to: others share it
-    return False
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _put(path: str, data: bytes) -> None:
@@ -198,10 +219,10 @@ def _known(function: Function, numbers: Mapping[str, int], secrets: Mapping[str,
     }
 
 
-def _holds(path: str, data: bytes) -> bool:
+def _holds(path: str, data: bytes, folder: int | None = None) -> bool:
     """Whether a file holds this. Asked for each function at each registration: nothing is buffered."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     except OSError:
         return False
     try:

@@ -249,7 +249,7 @@ def agent(service: Server) -> Iterator[Aigbb]:
     """A client whose key does not act for a person."""
     with service.client() as client:
         made = client.post("/keys", json={"name": "agent", "scopes": ["execute:function"]}).json()
-    with Aigbb(service.url, made["token"]) as opened:
+    with Aigbb(service.url, made["key"]) as opened:
         yield opened
 
 
@@ -265,7 +265,7 @@ def test_a_call_of_an_agent_waits_and_its_result_comes_with_the_decision(aigbb: 
         assert (call.name, call.arguments, call.effects) == ("note", {"text": "x"}, "write")
         with pytest.raises(ServiceProblem) as raised:
             agent.decide(waits.value.approval, "approve")
-        assert raised.value.body["code"] == "missing_scope"
+        assert raised.value.body["code"] == "forbidden"
         assert aigbb.decide(waits.value.approval, "approve") == "noted x"
     with pytest.raises(NeedsConfirmation) as waits:
         agent.call("note", text="y")

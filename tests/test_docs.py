@@ -189,6 +189,15 @@ def test_links_lead_to_files_that_are_there(page: Path) -> None:
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
+def test_each_capability_of_a_kernel_has_a_test() -> None:
+    page = (ROOT / "docs" / "confinement.md").read_text()
+    table = page.split("## What holds in each profile\n\n")[1].split("\n\n")[0]
+    rows = {line.split(" | ")[0].removeprefix("| ") for line in table.splitlines()[2:]} - {"runs"}
+    marked = re.compile(r'^@(?:pytest\.mark\.)?capability\("(.+)"\)$', re.MULTILINE)
+    tested = {row for path in (ROOT / "tests").glob("test_*.py") for row in marked.findall(path.read_text())}
+    assert tested == rows
+
+
 def test_the_version_has_its_entry_in_the_changelog() -> None:
     version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert version is not None

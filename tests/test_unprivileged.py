@@ -81,6 +81,7 @@ def printed(client: httpx2.Client, body: dict[str, str]) -> list[str]:
     return words
 
 
+@pytest.mark.capability("processes and threads")
 @pytest.mark.parametrize("code", [BOMB, THREADS], ids=["processes", "threads"])
 @pytest.mark.parametrize("pinned", [None, False, True], ids=["clean", "session", "pinned"])
 def test_processes_and_threads_are_bounded_for_each_kernel(
