@@ -8,7 +8,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 # A service that compiles all that it imports starts three times as late, and tests start a hundred.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help serve test check bench soak finetune-demo lock clean
+.PHONY: help serve test nightly test-finetune check bench soak finetune-demo lock clean
 
 help: ## show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -19,9 +19,13 @@ serve: $(VENV)/.ready ## start the service on 127.0.0.1:8000
 test: $(VENV)/.tests ## install what tests need and run them all
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
-	@if $(MAKE) -s $(FINETUNE)/.ready; then $(FINETUNE)/bin/python -m pytest finetune/tests -W default -q; \
-		else echo "NOT TESTED: training, since what it needs could not be installed (see above)"; fi
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+nightly: $(VENV)/.tests ## all that make test leaves out, and a table of it: an hour or more
+	$(BIN)/python -m tests.nightly $(ARGS)
+
+test-finetune: $(FINETUNE)/.ready ## test training, with torch
+	$(FINETUNE)/bin/python -m pytest finetune/tests -W default -q
 
 check: $(VENV)/.tests ## lint and types only
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

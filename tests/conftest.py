@@ -43,6 +43,7 @@ from server.settings import Settings
 from server.snapshots import write_snapshot
 from tests.node import Programs, install
 from tests.provider import Provider, serving
+from tests.seeds import seed
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,6 +55,39 @@ hypothesis_settings.load_profile("steady")
 def pytest_configure() -> None:
     """A shell that runs the tests in the background has them, and all that they start, ignore interrupts."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# Files that take longest. Workers get whole files: those that begin last decide when all is over.
+LONGEST = (
+    "confinement",
+    "crash",
+    "faults",
+    "docs",
+    "examples",
+    "cli",
+    "calling",
+    "api_packages",
+    "backup",
+    "approvals",
+    "postman",
+    "forkserver",
+    "kernel",
+    "errors",
+    "secrets",
+    "notebook",
+    "chat",
+    "cli_functions",
+    "unprivileged",
+    "extreme",
+    "client",
+    "following",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest."""
+    rank = {f"test_{name}": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -185,7 +219,7 @@ def warm_parent(generation: Generation, home: Home, tmp_path_factory: pytest.Tem
             parent.wait()
 
 
-@pytest.fixture(params=["spawned", "forked"])
+@pytest.fixture(params=[pytest.param("spawned", marks=pytest.mark.nightly), "forked"])
 def launch(request: pytest.FixtureRequest, generation: Generation, home: Home, tmp_path: Path) -> Iterator[Launch]:
     """How a kernel of the shared generation starts: by itself, or as a fork of a warm parent."""
     with launching(generation, home, tmp_path) as found:
@@ -267,6 +301,17 @@ def server_environment(folder: Path, cache: Path, **settings: object) -> dict[st
     return {**kept, **{f"AIGBB_{name.upper()}": str(value) for name, value in ours.items()}, "COLUMNS": "200"}
 
 
+def seed_of(cache: Path) -> Path:
+    """The home of a service that started once and was stopped. It is made once a run, beside the cache."""
+    folder = cache.parent / "seed"
+    with FileLock(cache.parent / "seed.lock"):
+        if not (folder / "done").exists():
+            with running_server(folder, cache, seeded=False):
+                pass
+            (folder / "done").touch()
+    return folder / "home"
+
+
 @contextmanager
 def running_server(
     folder: Path,
@@ -275,12 +320,16 @@ def running_server(
     /,
     *,
     runner: Any = (),
+    seeded: Any = True,
     **settings: object,
 ) -> Iterator[Server]:
     """Start a service in `folder`, with more in its environment, and wait until it is ready.
 
-    runner: list of str, a command that starts the service, such as one that changes the user.
+    runner: list of str, a command that starts the service, such as one that changes the user. seeded: bool, whether a
+    new home has the environment of the default packages already, in place of building it.
     """
+    if seeded and not (folder / "home").exists():
+        seed(seed_of(cache), folder / "home")
     environment = {**server_environment(folder, cache, **settings), **(more or {})}
     argv = [*runner, sys.executable, "-m", "server", "serve"]
     process = subprocess.Popen(argv, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)

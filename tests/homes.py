@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 from kernels.home import Home
@@ -43,20 +41,3 @@ async def execute(service: Service, code: str) -> str | None:
         execution = await service.execute(code, running)
     assert execution.done.status == "ok", execution
     return execution.result
-
-
-def copied(template: Path, copy: Path) -> Path:
-    """Another one like it, whose files may be written to, but those of environments."""
-    shutil.copytree(template, copy, copy_function=os.link, symlinks=True)
-    (copy / "home" / "service.lock").unlink()  # a link is the same lock
-    written = [
-        *(copy / "home").glob("*"),
-        *(copy / "home").rglob("snapshot"),
-        *copy.glob("*.txt"),
-        *(copy / "aigbb_functions").glob("*"),
-    ]
-    for path in (path for path in written if path.is_file() and not path.is_symlink()):
-        data = path.read_bytes()
-        path.unlink()
-        path.write_bytes(data)
-    return copy

@@ -12,7 +12,8 @@ from server.callers import Caller
 from server.functions import Draft
 from server.registrar import Wanted
 from server.service import Service
-from tests.homes import copied, settings_of
+from tests.homes import settings_of
+from tests.seeds import copied
 
 
 @pytest.fixture(scope="session")

@@ -29,8 +29,9 @@ from server.restoring import finish, holding, restore
 from server.service import Service
 from server.snapshots import Projection
 from tests.conftest import ROOT, server_environment
-from tests.homes import copied, execute, home_of, settings_of
+from tests.homes import execute, home_of, settings_of
 from tests.killing import killed_at_each_step
+from tests.seeds import copied
 from tests.test_damage import sql
 
 pytestmark = pytest.mark.anyio

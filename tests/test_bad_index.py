@@ -219,6 +219,7 @@ async def install(uv: Uv, home: Home) -> None:
     await Environments(home, uv).build(1, lock, None, silent)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(("page", "file", "codes"), FAULTS.values(), ids=FAULTS.keys())
 async def test_what_an_index_does_wrong_is_told_and_changes_nothing(
     page: Answer, file: Answer, codes: set[str], home: Home, tmp_path: Path

@@ -42,12 +42,14 @@ def quick(cache: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.nightly
 def test_a_quick_run_has_every_case_that_needs_no_peer(quick: dict[str, Any]) -> None:
     cases = list(dict.fromkeys(row["case"] for row in quick["rows"]))
     ours = ["warm", "clean", "sustained", "memory", "throughput", "cold", "stream", "call", "register", "output"]
     assert cases == [*ours, "chat", "tail", "many", "floor"]
 
 
+@pytest.mark.nightly
 def test_figures_are_ordered(quick: dict[str, Any]) -> None:
     for row in quick["rows"]:
         for figures in filter(None, (row["ours"], row["other"])):
@@ -55,6 +57,7 @@ def test_figures_are_ordered(quick: dict[str, Any]) -> None:
             assert figures["n"] >= 1
 
 
+@pytest.mark.nightly
 def test_ratios_are_of_the_medians_and_goals_are_held_against_them(quick: dict[str, Any]) -> None:
     for row in quick["rows"]:
         if row["other"] and row["other"]["p50"]:
@@ -63,11 +66,13 @@ def test_ratios_are_of_the_medians_and_goals_are_held_against_them(quick: dict[s
             assert row["met"] == (row["ratio"] <= row["goal"]["at_most"])
 
 
+@pytest.mark.nightly
 def test_nothing_printed_below_the_cap_is_lost(quick: dict[str, Any]) -> None:
     [lost] = [row for row in quick["rows"] if row["unit"] == "characters"]
     assert lost["ours"]["p50"] == 0
 
 
+@pytest.mark.nightly
 def test_it_says_what_it_ran_on(quick: dict[str, Any]) -> None:
     assert quick["cores"] >= 1
     assert quick["steadiness"] >= 1
@@ -76,6 +81,7 @@ def test_it_says_what_it_ran_on(quick: dict[str, Any]) -> None:
     assert quick["settings"]["AIGBB_MAX_RUNNING"]
 
 
+@pytest.mark.nightly
 def test_nothing_is_left_beside_the_cache(quick: dict[str, Any], cache: Path) -> None:
     assert not list(cache.parent.glob("bench-*"))
 

@@ -16,7 +16,7 @@ from server.archive import Approval, Archive
 from server.idempotency import Replays
 from server.registry import Kept, Registry
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.nightly]
 
 YEAR = 365 * 86400.0
 USER: dict[str, Any] = {"role": "user", "content": "x"}

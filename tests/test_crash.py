@@ -73,7 +73,7 @@ PACKAGES = ["iniconfig", "toml", "appdirs"]
 
 
 def sampled(points: list[str], *kept: str) -> list[str]:
-    """All points, or where each costs a start, those that matter most."""
+    """All points, or where each costs a start, one for each stage."""
     return points if EVERY else [point for point in points if point in kept]
 
 
@@ -82,10 +82,8 @@ def chained(points: list[str]) -> list[list[str]]:
     return [points[start : start + 3] for start in range(0, len(points), 3)]
 
 
-REGISTERED_BEFORE = sampled(
-    BEFORE_THE_COMMIT, "Resolved", "Fetching", "rename {generation}", "rename {snapshot}", "Importing", "Committing"
-)
-REGISTERED_AFTER = sampled(AFTER_THE_COMMIT, "rename aigbb_functions", "Jupyter sees", "rename extra-requirements.txt")
+REGISTERED_BEFORE = sampled(BEFORE_THE_COMMIT, "rename {generation}", "Importing", "Committing")
+REGISTERED_AFTER = sampled(AFTER_THE_COMMIT, "Jupyter sees", "rename extra-requirements.txt")
 
 
 @dataclass
@@ -180,7 +178,7 @@ async def test_a_killed_activation_is_there_or_it_is_not(life: Life) -> None:
     async with life.restarted() as service:
         await service.register([Wanted(Draft("def steady(n: int) -> int:\n    return n * 3\n"))], Caller())
     life.serves["steady"] = 2
-    for point in sampled(ACTIVATED_BEFORE, "rename {snapshot}", "Committing"):
+    for point in sampled(ACTIVATED_BEFORE, "Committing"):
         life.kill("activate", point.format(**life.next()), name="steady", version=1)
     version = 2
     for point in sampled(ACTIVATED_AFTER, "kernels see", "rename steady.py"):
@@ -203,7 +201,7 @@ async def test_a_first_start_that_is_killed_is_begun_again(tmp_path: Path, cache
     functions.mkdir()
     (functions / "steady.py").write_text("import iniconfig\n\ndef steady(n: int) -> int:\n    return n * 2\n")
     (tmp_path / "extra-requirements.txt").write_text("iniconfig\n")
-    for point in sampled(STARTED_BEFORE, "Creating the environment", "rename {generation}", "Committing"):
+    for point in sampled(STARTED_BEFORE, "rename {generation}"):
         life.kill("start", point.format(generation=1))
         assert life.next()["generation"] <= 2
     life.kill("start", "kernels see")
@@ -215,10 +213,10 @@ async def test_a_first_start_that_is_killed_is_begun_again(tmp_path: Path, cache
 
 
 async def test_a_later_start_that_is_killed_has_taken_over_what_was_edited_or_has_not(life: Life) -> None:
-    for number, point in enumerate([*sampled(PUBLISHED_FIRST), *sampled(STARTED_BEFORE, "Installed", "Committing")]):
+    for number, point in enumerate([*sampled(PUBLISHED_FIRST), *sampled(STARTED_BEFORE, "Committing")]):
         edit(life.folder, number + 2, PACKAGES[0])
         life.kill("start", point.format(generation=2))
-    for number, point in enumerate(sampled(STARTED_AFTER, "kernels see", "the functions' folder")):
+    for number, point in enumerate(sampled(STARTED_AFTER, "the functions' folder")):
         edit(life.folder, 10 + number, PACKAGES[number % len(PACKAGES)])
         life.kill("start", point, times=2)  # what served before is published first
         life.serves["steady"] += 1  # and never twice
@@ -246,7 +244,7 @@ async def test_a_lost_environment_is_built_again_from_its_lock(life: Life) -> No
         assert await execute(service, "steady(21)") == "42"
 
 
-@pytest.mark.parametrize("harm", ["deleted", "cut off", "another"])
+@pytest.mark.parametrize("harm", [pytest.param("deleted", marks=pytest.mark.nightly), "cut off", "another"])
 async def test_a_broken_environment_is_built_again_from_its_lock(harm: str, life: Life) -> None:
     generation = life.folder / "home" / "generations" / "1"
     site = next((generation / "venv" / "lib").glob("python3*/site-packages"))

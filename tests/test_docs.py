@@ -27,7 +27,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Ser
     """A service as a newcomer has it after `make serve`."""
     folder = tmp_path_factory.mktemp("readme")
     subprocess.run(["cp", "-R", ROOT / "aigbb_functions", folder], check=True)
-    with running_server(folder, cache) as started:
+    with running_server(folder, cache, seeded=False) as started:
         (folder / ".aigbb").symlink_to(started.home)
         yield started
 

@@ -40,7 +40,7 @@ def _relay(listener: socket.socket, port: int, room: int, had: list[int]) -> Non
         had.append(0)
         with client, socket.create_connection(("127.0.0.1", port)) as service:
             service.sendall(client.recv(65536))  # one small request
-            while (data := service.recv(1000)) and (left := room - had[-1]) > 0:
+            while (left := room - had[-1]) > 0 and (data := service.recv(1000)):
                 client.sendall(data[:left])
                 had[-1] += len(data[:left])
 
@@ -57,7 +57,8 @@ def numbers(events: list[tuple[str, Any]]) -> str:
     return "".join(data["text"] for name, data in events if name == "stdout")
 
 
-def test_a_connection_that_breaks_is_resumed(server: Server, aigbb: Aigbb) -> None:
+def test_a_connection_that_breaks_is_resumed(server: Server, aigbb: Aigbb, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.following.PAUSE", 0.001)
     begun = aigbb.start(COUNTS)
     whole = list(aigbb.follow(begun))
     assert [name for name, _ in (*whole[:2], *whole[-2:])] == ["queued", "started", "result", "done"]

@@ -24,9 +24,10 @@ from server.restoring import restore
 from server.service import Service
 from server.settings import Settings
 from server.snapshots import Projection
-from tests.homes import copied, execute, left_over, settings_of
+from tests.homes import execute, left_over, settings_of
+from tests.seeds import copied
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.nightly]
 pytest_plugins = ["tests.homes_fixtures"]
 
 

@@ -41,6 +41,7 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory, cache: Path, generation: Ge
             yield server
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(900)  # it is many small tests in one
 def test_every_operation_keeps_its_word(fuzzed: Server) -> None:
     with fuzzed.client() as client:

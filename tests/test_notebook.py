@@ -110,7 +110,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[S
     """A service of this module's own; each test registers under names of its own."""
     folder = tmp_path_factory.mktemp("notebook")
     functions_that_ship(folder)
-    with running_server(folder, cache) as started, jupyter(folder, cache):
+    with running_server(folder, cache, seeded=False) as started, jupyter(folder, cache):
         yield started
 
 
@@ -284,7 +284,7 @@ def test_a_broken_function_is_one_line_in_the_next_cell_and_harms_no_other(
 def test_an_open_notebook_keeps_its_generation_while_newer_ones_come_and_go(tmp_path: Path, cache: Path) -> None:
     functions_that_ship(tmp_path)
     generations, specs = tmp_path / "home" / "generations", tmp_path / "jupyter" / "kernels"
-    with running_server(tmp_path, cache, keep_generations=1) as server, jupyter(tmp_path, cache):
+    with running_server(tmp_path, cache, seeded=False, keep_generations=1) as server, jupyter(tmp_path, cache):
         with open_notebook() as old:
             assert old.run("kept = word_count('a')").error == ""
             answer = register(

@@ -129,7 +129,10 @@ def executions(report: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.timeout(480)
-def test_passes_twice_in_a_row_on_one_service_and_answers_as_saved(newman: Path, cache: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("turns", [["only"], pytest.param(["first", "second"], marks=pytest.mark.nightly)], ids=len)
+def test_passes_on_one_service_each_time_and_answers_as_saved(
+    newman: Path, cache: Path, tmp_path: Path, turns: list[str]
+) -> None:
     functions = tmp_path / "aigbb_functions"
     shutil.copytree(ROOT / "aigbb_functions", functions, ignore=shutil.ignore_patterns("__pycache__"))
     [question] = [item["request"]["body"]["raw"] for item in REQUESTS if item["name"] == "Ask a model"]
@@ -139,7 +142,7 @@ def test_passes_twice_in_a_row_on_one_service_and_answers_as_saved(newman: Path,
         server.client() as client,
     ):
         before = [one["name"] for one in client.get("/functions").json()]
-        for turn in ("first", "second"):
+        for turn in turns:
             answers = asks(("word_count", {"text": "to be or not to be"})), says("'to' and 'be'.")
             provider.write_down(json.loads(question)["messages"][0]["content"], *answers, *answers, *answers)
             report = tmp_path / f"{turn}.json"

@@ -26,6 +26,7 @@ AT_REST = Census(
 )
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(400)
 def test_nothing_is_lost_wrong_or_left(tmp_path: Path, cache: Path) -> None:
     shutil.copytree(ROOT / "aigbb_functions", tmp_path / "aigbb_functions")

@@ -55,7 +55,9 @@ def service() -> Iterator[Server]:
             folder.mkdir(exist_ok=True)
             os.chown(folder, OWNER, -1)
         settings = {"kernel_pids": PROCESSES, "pool_size": 2}
-        with running_server(Path(base, "service"), cache, {"HOME": base}, runner=runner, **settings) as started:
+        with running_server(
+            Path(base, "service"), cache, {"HOME": base}, runner=runner, seeded=False, **settings
+        ) as started:
             yield started
 
 

@@ -1,0 +1,39 @@
+"""Homes that are copied in place of being built: what never changes in them is linked, the rest is written anew."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+# What each service makes for itself, and what is one service's alone.
+OWN = ("token", "audit.sqlite3", "service.lock")
+
+
+def seed(template: Path, home: Path) -> None:
+    """Make a home of another one, of a service that ran and was stopped; it has a token and an audit of its own."""
+    shutil.copytree(template, home, copy_function=os.link, symlinks=True, ignore=shutil.ignore_patterns(*OWN))
+    _write_anew([*home.glob("*"), *home.rglob("snapshot")])
+
+
+def copied(template: Path, copy: Path) -> Path:
+    """Another one like it, whose files may be written to, but those of environments."""
+    shutil.copytree(template, copy, copy_function=os.link, symlinks=True)
+    (copy / "home" / "service.lock").unlink()  # a link is the same lock
+    written = [
+        *(copy / "home").glob("*"),
+        *(copy / "home").rglob("snapshot"),
+        *copy.glob("*.txt"),
+        *(copy / "aigbb_functions").glob("*"),
+    ]
+    _write_anew(written)
+    return copy
+
+
+def _write_anew(paths: list[Path]) -> None:
+    """Have copies of files that are links to others' files."""
+    for path in (path for path in paths if path.is_file() and not path.is_symlink()):
+        data, mode = path.read_bytes(), path.stat().st_mode
+        path.unlink()
+        path.touch(mode)
+        path.write_bytes(data)
