@@ -85,7 +85,7 @@ def run(stage: Stage, console: Console) -> StageResult:
     text = log.read_text(errors="replace")
     failures = list(dict.fromkeys(FAILURE.findall(text)))
     if any(codes) and not failures:
-        failures = [f"exit code {max(codes)}, see {log.relative_to(ROOT)}"]
+        failures = [f"exit code {next(filter(None, codes))}, see {log.relative_to(ROOT)}"]
     lines = [line for line in text.splitlines() if line.strip()]
     return StageResult(stage.name, time.monotonic() - began, failures if any(codes) else [], lines[-1] if lines else "")
 
