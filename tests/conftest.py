@@ -239,6 +239,13 @@ async def kernel(launch: Launch) -> AsyncIterator[Kernel]:
         context.term()
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine an interrupt takes its time: kernels have it before they are killed."""
+    for grace in ("INTERRUPT_GRACE", "MAX_GRACE"):
+        monkeypatch.setattr(f"kernels.kernel.{grace}", 100.0)
+
+
 # -- the doors
 
 

@@ -540,6 +540,7 @@ SLEEPING = {
 }
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("source", SLEEPING.values(), ids=SLEEPING)
 async def test_a_call_over_its_deadline_is_interrupted_and_variables_stay(called: Called, source: str) -> None:
     await called.publish(f=source, well=WELL)

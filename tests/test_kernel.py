@@ -152,6 +152,7 @@ async def test_no_output_of_many_prints_is_lost(kernel: Kernel) -> None:
 # -- deadlines and interrupts
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_sleep_over_the_deadline_is_interrupted_and_variables_stay(kernel: Kernel) -> None:
     execution = await run(kernel, "import time\nkept = 7\nprint('began')\ntime.sleep(600)", timeout=1.0)
     assert execution.done.status == "timeout"
@@ -161,6 +162,7 @@ async def test_a_sleep_over_the_deadline_is_interrupted_and_variables_stay(kerne
     assert (await run(kernel, "kept")).result == "7"
 
 
+@pytest.mark.usefixtures("patient")
 async def test_an_endless_await_is_interrupted(kernel: Kernel) -> None:
     execution = await run(kernel, "import asyncio\nawait asyncio.Event().wait()", timeout=0.5)
     assert execution.done.detail == "Timed out after 0.5 s; the code was interrupted."
@@ -339,6 +341,7 @@ async def test_output_over_the_cap_is_cut_in_the_middle_and_says_how_much(kernel
     assert 5_000 < len(text) < 10_100
 
 
+@pytest.mark.usefixtures("patient")
 async def test_endless_output_ends_at_its_limit_and_variables_stay(kernel: Kernel) -> None:
     code = "kept = 7\nwhile True: print('x' * 100_000)"
     execution = await run(kernel, code, timeout=600, max_output=10_000)

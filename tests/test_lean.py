@@ -112,6 +112,8 @@ def started(generation: Generation, home: Home, folder: Path, mode: str) -> Iter
         )
         manager.start_kernel(env={**environment, "HOME": str(folder)}, cwd=str(folder))
         client = manager.client()
+        # A notebook's kernel drops what its reader has no room for: here, the reader has room for all.
+        client.context.setsockopt(zmq.RCVHWM, 0)
         try:
             client.start_channels()
             client.wait_for_ready(timeout=TIMEOUT)
