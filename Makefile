@@ -16,7 +16,7 @@ help: ## show what there is
 serve: $(VENV)/.ready ## start the service on 127.0.0.1:8000
 	@$(BIN)/aigbb serve $(ARGS)
 
-test: $(VENV)/.tests ## install what tests need and run them all
+test: $(VENV)/.tests ## install what tests need; lint, types and the tests that do not take long
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)

@@ -21,7 +21,7 @@ _TURNING = frozenset({"contains", "else", "if", "not", "oneOf", "then", "unevalu
 
 
 def validate(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What is wrong with some arguments, one entry a parameter; empty if they are right. Never holds a value of theirs.
+    """Return what is wrong with some arguments, one entry per parameter, and never a value of theirs; empty if valid.
 
     schema has passed `check`. An entry has parameter (empty where none is to blame), path inside it, message and
     type (the keyword of the schema), and for an unknown parameter with a likely one a suggestion.
@@ -70,7 +70,7 @@ def _forgetful(schema: dict[str, Any], keywords: Collection[str]) -> dict[str, A
 def _entries(
     errors: list[jsonschema_rs.ValidationError], schema: Mapping[str, Any], arguments: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """One entry a parameter; several messages of one are joined."""
+    """Return one entry per parameter; several messages of one are joined."""
     missing = [name for name in schema.get("properties", ()) if name not in arguments]
     found: dict[str, dict[str, Any]] = {}
     for error in errors:
@@ -82,7 +82,7 @@ def _entries(
 
 
 def _read(error: jsonschema_rs.ValidationError, missing: list[str]) -> Iterator[dict[str, Any]]:
-    """The entries of one error: an unknown name and a missing one are about the parameter, not the whole."""
+    """Yield the entries of one error: an unknown name and a missing one are about the parameter, not the whole."""
     path, kind = [str(step) for step in error.instance_path], error.kind
     if isinstance(kind, jsonschema_rs.ValidationErrorKind.Required):
         path.append(kind.property)
@@ -104,7 +104,7 @@ _CHOICES = (jsonschema_rs.ValidationErrorKind.AnyOf, jsonschema_rs.ValidationErr
 
 
 def _message(error: jsonschema_rs.ValidationError) -> str:
-    """Of a choice: what each of its branches says."""
+    """Return the message of an error; of a choice, the messages of its branches."""
     if isinstance(error.kind, _CHOICES):
         said = [_message(branch[0]) for branch in error.kind.context if branch]
         return " or ".join(dict.fromkeys(said))[:MAX_MESSAGE]

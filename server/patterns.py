@@ -16,7 +16,7 @@ _SET = 10
 
 
 def weight(pattern: str) -> int:
-    """The number of states that a pattern is compiled to, about: repetitions multiply what they repeat."""
+    """Estimate the number of states that a pattern is compiled to: repetitions multiply what they repeat."""
     if _UNCERTAIN.search(pattern):
         return _SET * len(pattern) * prod(_times(each) for each in _TOKEN.finditer(pattern))
     sums, last = [0], 0
@@ -36,5 +36,5 @@ def weight(pattern: str) -> int:
 
 
 def _times(token: re.Match[str]) -> int:
-    """How often a repetition repeats at most; 1 for any other token."""
+    """Return how often a repetition repeats at most; 1 for any other token."""
     return max(1, *(int(token[name] or 1) for name in ("low", "high")))

@@ -241,7 +241,7 @@ async def kernel(launch: Launch) -> AsyncIterator[Kernel]:
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine an interrupt takes its time: kernels have it before they are killed."""
+    """Give an interrupt the time that it takes on a busy machine, before the kernel is killed."""
     for grace in ("INTERRUPT_GRACE", "MAX_GRACE"):
         monkeypatch.setattr(f"kernels.kernel.{grace}", 100.0)
 
@@ -309,7 +309,7 @@ def server_environment(folder: Path, cache: Path, **settings: object) -> dict[st
 
 
 def seed_of(cache: Path) -> Path:
-    """The home of a service that started once and was stopped. It is made once a run, beside the cache."""
+    """Return the home of a service that started once and was stopped. It is made once a run, beside the cache."""
     folder = cache.parent / "seed"
     with FileLock(cache.parent / "seed.lock"):
         if not (folder / "done").exists():

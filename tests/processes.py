@@ -6,6 +6,19 @@ from pathlib import Path
 
 import psutil
 
+# Code that forks until it may not, and prints how often it could.
+BOMB = """
+import os, time
+count = 0
+try:
+    while True:
+        if os.fork() == 0:
+            time.sleep(600)
+        count += 1
+except OSError as error:
+    print(count, type(error).__name__)
+"""
+
 
 def of(folder: Path) -> list[psutil.Process]:
     """All of them that live, the service itself included."""

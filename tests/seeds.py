@@ -17,7 +17,7 @@ def seed(template: Path, home: Path) -> None:
 
 
 def copied(template: Path, copy: Path) -> Path:
-    """Another one like it, whose files may be written to, but those of environments."""
+    """Make another folder like it, whose files may be written to, but those of environments."""
     shutil.copytree(template, copy, copy_function=os.link, symlinks=True)
     (copy / "home" / "service.lock").unlink()  # a link is the same lock
     written = [
@@ -31,7 +31,7 @@ def copied(template: Path, copy: Path) -> Path:
 
 
 def _write_anew(paths: list[Path]) -> None:
-    """Have copies of files that are links to others' files."""
+    """Replace links to others' files by copies."""
     for path in (path for path in paths if path.is_file() and not path.is_symlink()):
         data, mode = path.read_bytes(), path.stat().st_mode
         path.unlink()

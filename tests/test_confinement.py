@@ -43,6 +43,7 @@ from server.snapshots import write_snapshot
 from server.source_reader import start_reader
 from tests.conftest import ROOT, running_server
 from tests.doors import wait_until
+from tests.processes import BOMB
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -505,19 +506,6 @@ async def test_two_kernels_do_not_reach_each_other(place: Place) -> None:
         loop = "(lambda s, c: (s.bind(('127.0.0.1', 0)), s.listen(), c.connect(s.getsockname()), 'reached')[3])"
         assert await told(one, f"{loop}(__import__('socket').socket(), __import__('socket').socket())") == "reached"
         assert await told(other, READS.format("mine")) == "x"
-
-
-BOMB = """
-import os, time
-count = 0
-try:
-    while True:
-        if os.fork() == 0:
-            time.sleep(600)
-        count += 1
-except OSError as error:
-    print(count, type(error).__name__)
-"""
 
 
 @capability("memory")

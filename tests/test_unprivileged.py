@@ -14,22 +14,12 @@ import pytest
 
 from tests.conftest import Server, running_server
 from tests.doors import wait_until
+from tests.processes import BOMB
 
 # Whoever it is: nobody needs to have an account.
 USER = 61234
 OWNER = os.geteuid() or USER
 PROCESSES = 40
-BOMB = """
-import os, time
-count = 0
-try:
-    while True:
-        if os.fork() == 0:
-            time.sleep(600)
-        count += 1
-except OSError as error:
-    print(count, type(error).__name__)
-"""
 THREADS = """
 import threading
 count, over = 0, threading.Event()
