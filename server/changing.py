@@ -18,7 +18,7 @@ import structlog
 
 from kernels.confinement import Confinement
 from kernels.environments import Environments, Generation
-from kernels.errors import AigbbError, EnvironmentDamaged, KernelStartFailed, ProbeError, StorageFailed
+from kernels.errors import AigbbError, EnvironmentDamaged, KernelStartFailed, ProbeError
 from kernels.home import Home, on_disk
 from kernels.kernel import Kernel, Launch
 from kernels.kernelspecs import FORK, Shelf
@@ -34,10 +34,10 @@ from server.grants import Grant, GrantStore, RegistrationChange, admitted
 from server.observing import Clock
 from server.planning import Plan, Planner
 from server.publishing import Publisher
-from server.reconciler import DeployedFiles, DeploymentFault, Duties, Reconciler, contents_of, make_whole
+from server.reconciler import DeployedFiles, DeploymentFault, Duties, Reconciler, Stamp, contents_of, make_whole
 from server.registry import Commit, Event, GenerationRow, Registry, State, Version, moment
 from server.settings import Settings
-from server.snapshots import Projection, SnapshotContents, write_if_other
+from server.snapshots import Projection, write_if_other
 from server.variables import check_conflicts
 from server.vault import Vault
 from server.verifying import Trial, Verified, Verifier
@@ -213,13 +213,13 @@ class Changer:
             after = replace(after, snapshot=await asyncio.to_thread(self._next_snapshot, before), generation=plan.row)
             with clock.stage("build"):
                 generation = await self._environment(plan, report)
-                contents = await on_disk(self._write_snapshot, after)
+                files = await on_disk(self._write_snapshot, after, generation)
             with clock.stage("verify"):
                 trial = replace(self._trial(generation, after, change, plan), grants=grants)
                 if plan.is_new:
                     await self._compile(trial, report)
                     start = self._begin_start(generation, after.snapshot)
-                verified = await self._verify(trial, report)
+                verified, stamp = await self._prove(trial, files, report)
                 kernel = await start if start else None
             versions = [replace(v, function=f) for v, f in zip(new, verified.functions, strict=True)]
             applied = Applied(plan, [*versions, *change.activated], verified.warnings)
@@ -230,7 +230,7 @@ class Changer:
                     await asyncio.to_thread(self._grants.approve, grants, change.caller)
                     events = change.events(applied.versions)
                     commit = Commit(change.reason, after, versions, change.activated, change.removed, events)
-                    files = await on_disk(self._commit, commit, generation, contents)
+                    await on_disk(self._commit, commit, files, stamp)
                 done = True
                 await asyncio.to_thread(self._grants.forget, change.removed)
         except OSError as error:
@@ -261,15 +261,20 @@ class Changer:
         codes = {fault.code for fault in self._reconciler.faults}
         return not self.serving.generation.python.exists() or "environment_damaged" in codes
 
-    def _commit(self, commit: Commit, generation: Generation, contents: SnapshotContents) -> DeployedFiles:
-        """Commit, once all is there that the snapshot must contain: what is committed is what kernels import."""
-        folder = self._snapshot(commit.state)
-        if (file := contents.fault(folder)) is not None:
-            log.error("snapshot.damaged", snapshot=str(folder), file=file)
-            raise StorageFailed("The snapshot lost a file before it was committed.")
-        files = DeployedFiles.of(generation, folder, contents)
+    async def _prove(self, trial: Trial, files: DeployedFiles, report: Report) -> tuple[Verified, Stamp]:
+        """Import the functions, and look at each file of the snapshot meanwhile. Raises ProbeError, StorageFailed."""
+        looking = asyncio.create_task(on_disk(files.checked))
+        try:
+            verified = await self._verify(trial, report)
+        finally:
+            await asyncio.gather(looking, return_exceptions=True)
+        return verified, looking.result()
+
+    def _commit(self, commit: Commit, files: DeployedFiles, stamp: Stamp) -> None:
+        """Commit, if nothing came or went since all was there: what is committed is what kernels import."""
+        if files.stamp() != stamp:
+            files.checked()
         self._registry.commit(commit)
-        return files
 
     def _serve(self, serving: Serving, files: DeployedFiles) -> None:
         self._serving, self._files = serving, files
@@ -378,10 +383,10 @@ class Changer:
     def _snapshot(self, state: State) -> Path:
         return self._home.snapshots / str(state.snapshot)
 
-    def _write_snapshot(self, state: State) -> SnapshotContents:
-        contents = contents_of(state)
-        contents.write(self._snapshot(state), self._snapshot(self._serving.state) if self._serving else None)
-        return contents
+    def _write_snapshot(self, state: State, generation: Generation) -> DeployedFiles:
+        contents, folder = contents_of(state), self._snapshot(state)
+        contents.write(folder, self._snapshot(self._serving.state) if self._serving else None)
+        return DeployedFiles.of(generation, folder, contents)
 
     def _undo(self, plan: Plan, number: int) -> None:
         """Remove what was made aside for a change that did not come about."""

@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from kernels.environments import Generation
-from kernels.errors import AigbbError
+from kernels.errors import AigbbError, StorageFailed
 from kernels.home import on_disk
 from kernels.progress import Report, Step
 from kernels.storage import refusal
@@ -60,6 +60,13 @@ class DeployedFiles:
     def stamp(self) -> Stamp:
         """Return what changes when a file comes or goes. Quick: nothing is read."""
         return tuple(map(_stamp, self.folders))
+
+    def checked(self) -> Stamp:
+        """Look at every file of the snapshot. Returns the stamp from before. Raises StorageFailed."""
+        stamp = self.stamp()
+        if fault := next(self._snapshot(), None):
+            raise StorageFailed(f"{fault.detail} Nothing was committed.")
+        return stamp
 
     def faults(self, *, packages: bool) -> list[DeploymentFault]:
         """Look at every file of the snapshot, and with `packages` at those of installed packages too."""
