@@ -22,6 +22,7 @@ from kernels.endings import Death
 from kernels.errors import PoolExhausted, SessionBusy, SessionExists, SessionNotFound, ShuttingDown
 from kernels.forkserver import Forks
 from kernels.kernel import Kernel, Launch, State
+from kernels.limits import PoolLimits
 from kernels.outputs import Done, Output, Stream
 from kernels.spares import Spares, Stock
 from kernels.tasks import Task
@@ -36,27 +37,6 @@ Reached = Callable[[Kernel | None], None]
 Lost = Callable[[Death], None]
 
 _LOST = "The session's kernel has ended since the last execution, and its variables with it.\n"
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much the pool holds.
-
-    spares and max_spares: clean kernels kept ready, always and in demand; max_age and unneeded_seconds: how long.
-    running: executions at once. waiting: how many may queue for that, or for one session. sessions: how many at once,
-    and idle_seconds until one ends. fork: whether kernels are forked, unless unforkable says why not.
-    """
-
-    spares: int = 2
-    running: int = 4
-    waiting: int = 64
-    sessions: int = 16
-    idle_seconds: float = 1800.0
-    fork: bool = True
-    unforkable: str = ""
-    max_spares: int = 0
-    max_age: float = 3600.0
-    unneeded_seconds: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +84,7 @@ class Pool:
     launch is asked anew for each kernel, so what it answers decides which generation serves.
     """
 
-    def __init__(self, launch: Callable[[], Launch], limits: Limits, lost: Lost | None = None) -> None:
+    def __init__(self, launch: Callable[[], Launch], limits: PoolLimits, lost: Lost | None = None) -> None:
         self._launch = launch
         self._lost = lost
         self.limits = limits

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import Header, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
@@ -23,7 +23,7 @@ from server.registrar import Registered
 from server.routing import Here, Who, caller_of, event_routes, routes, since
 from server.service import Service
 from server.snippets import snippets
-from server.tools import not_strict, render
+from server.tools import Format, not_strict, render
 from server.wire_functions import (
     ActivateBody,
     BatchAnswer,
@@ -301,8 +301,6 @@ async def history(
 
 
 # -- models
-
-Format = Literal["openai", "openai-responses", "legacy-functions", "anthropic", "mcp", "json-schema", "prompt"]
 
 
 @router.get(

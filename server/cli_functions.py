@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from server.client import path_of
-from server.functions import Confirm, Effects
+from server.effects import Confirm, Effects
 from server.printing import (
     REFUSED,
     AsJson,

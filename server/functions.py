@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
@@ -24,6 +24,7 @@ from kernels.messages import clean
 from kernels.packages import applies, parse_requirements
 from kernels.suggestions import suggestions
 from server import schemas
+from server.effects import Confirm, Effects
 from server.errors import (
     InvalidBound,
     InvalidEnv,
@@ -48,12 +49,6 @@ _MAGIC = re.compile(r"(?m)^([ \t]*)[%!].*$")
 _RESERVED = {"aigbb", "aigbb_functions", "functions", "register", "execute", "con", "nul", "prn", "aux"}
 # Names that a notebook has of its own, and that functions could only break.
 _NOTEBOOK = {"In", "Out", "get_ipython", "display"}
-
-
-# What calling a function may do: read only, or change things outside its kernel. Unknown counts as the latter.
-Effects = Literal["read", "write", "unknown"]
-# Whether a person is asked before a model's call of it runs; `policy` leaves that to the chat and its effects.
-Confirm = Literal["never", "always", "policy"]
 
 
 @dataclass(frozen=True, slots=True)

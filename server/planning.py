@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from kernels import packages
 from kernels.environments import Environments
 from kernels.errors import DependencyConflict, ResolveError
-from kernels.packages import DEFAULT_REQUIREMENTS, parse_requirements
+from kernels.packages import parse_requirements
 from kernels.progress import Report
 from server.registry import GenerationRow, Registry, State, moment
 from server.snapshots import Projection
@@ -74,7 +75,7 @@ class Planner:
     def _owners(self, state: State) -> dict[str, list[str]]:
         """Every requirement with those who ask for it."""
         owners: dict[str, list[str]] = {}
-        for requirement in parse_requirements(DEFAULT_REQUIREMENTS.read_text(encoding="utf-8").splitlines()):
+        for requirement in parse_requirements(packages.DEFAULT_REQUIREMENTS.read_text(encoding="utf-8").splitlines()):
             owners.setdefault(requirement, []).append(DEFAULT_PACKAGES)
         for requirement in self.projection.own_requirements():
             owners.setdefault(requirement, []).append(OWN_PACKAGES)

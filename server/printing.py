@@ -15,7 +15,6 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
-from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
@@ -107,6 +106,8 @@ def print_code(code: str, lexer: str) -> None:
     if not out.is_terminal:
         sys.stdout.write(code)
         return
+    from rich.syntax import Syntax  # Pygments, which few commands need
+
     coloured = Syntax("", lexer, theme="ansi_dark").highlight(code)
     coloured.rstrip()
     out.print(coloured, soft_wrap=True)

@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from jupyter_core.paths import jupyter_data_dir
-from limits import parse_many
 from pydantic import ByteSize, Field, SecretStr, StrictBool, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from uv import find_uv_bin
 
 from kernels.confinement import Bounds
 from kernels.home import Home, write_atomically
+from kernels.limits import PoolLimits
 from kernels.mounts import Exposure, Mount
-from kernels.pool import Limits
 from server.errors import InsecureBind
 from server.model_services import ServiceAddress
 from server.models import NAMES
@@ -220,6 +219,8 @@ class Settings(BaseSettings):
     @field_validator("rate", "guess_rate")
     @classmethod
     def _is_rate(cls, value: str | None) -> str | None:
+        from limits import parse_many  # much, for those who set no rate
+
         if value is not None and (len(parse_many(value)) != 1 or parse_many(value)[0].amount < 1):
             raise ValueError(f"{value!r} is not one rate, such as 100/second")
         return value
@@ -286,10 +287,10 @@ class Settings(BaseSettings):
         """The home folder, made if missing."""
         return Home.create(self.home, self.cache)
 
-    def limits(self) -> Limits:
+    def limits(self) -> PoolLimits:
         """The pool's share of the settings."""
         most = max(self.pool_size, POOL_MAX) if self.pool_size else 0
-        return Limits(
+        return PoolLimits(
             spares=self.pool_size,
             max_spares=most if self.pool_max is None else self.pool_max,
             max_age=self.kernel_max_age,

@@ -6,11 +6,11 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from server.functions import Function
 from server.schemas import definition, without
 from server.strict import NotStrict, to_strict
 
 if TYPE_CHECKING:
+    from server.functions import Function
     from server.registry import Version
 
 Format = Literal["openai", "openai-responses", "legacy-functions", "anthropic", "mcp", "json-schema", "prompt"]

@@ -29,20 +29,21 @@ from server.snapshots import PACKAGE
 from server.vault import Vault
 
 # Imported once in a new environment, so that bytecode and font caches are there before the first caller: kernels may
-# not write them. By distribution, also what they import only for an exception, a picture, a table or a completion.
+# not write them. By the distributions that they need, also what they import only for an exception, a picture, a table
+# or a completion.
 WARM = {
-    "ipykernel": ("ipykernel.kernelapp",),
-    "debugpy": ("ipykernel.debugger",),
-    "ipython": ("IPython.core.completerlib", "IPython.core.debugger", "IPython.extensions.storemagic"),
-    "tornado": ("tornado.platform.asyncio",),
-    "pydantic": ("pydantic",),
-    "numpy": ("numpy",),
-    "pandas": ("pandas", "pandas.io.formats.html"),
-    "matplotlib": ("matplotlib.pyplot",),
-    "matplotlib-inline": ("matplotlib_inline.backend_inline",),
-    "stack-data": ("stack_data",),
-    "pygments": ("pygments.formatters.terminal256",),
-    "jedi": ("jedi",),
+    ("ipykernel",): ("ipykernel.kernelapp",),
+    ("debugpy",): ("ipykernel.debugger",),
+    ("ipython",): ("IPython.core.completerlib", "IPython.core.debugger", "IPython.extensions.storemagic"),
+    ("tornado",): ("tornado.platform.asyncio",),
+    ("pydantic",): ("pydantic",),
+    ("numpy",): ("numpy",),
+    ("pandas",): ("pandas", "pandas.io.formats.html"),
+    ("matplotlib",): ("matplotlib.pyplot",),
+    ("matplotlib", "matplotlib-inline"): ("matplotlib_inline.backend_inline",),
+    ("stack-data",): ("stack_data",),
+    ("pygments",): ("pygments.formatters.terminal256",),
+    ("jedi",): ("jedi",),
 }
 
 
@@ -168,11 +169,12 @@ def _others(trial: Trial, changed: Collection[str]) -> list[str]:
 
 def _needed(trial: Trial) -> list[str]:
     """Modules of the default packages that a new environment has in another version than was imported before."""
-    old = trial.imported.pins if trial.imported else {}
-    changed = {name for name in WARM if trial.generation.lock.pins.get(name) != old.get(name)}
+    pins, old = trial.generation.lock.pins, trial.imported.pins if trial.imported else {}
+    changed = {name for name, version in pins.items() if old.get(name) != version}
     if not FontLists(trial.generation.folder):
         changed.add("matplotlib")
-    return [module for name, modules in WARM.items() if name in changed for module in modules]
+    wanted = [owners for owners in WARM if pins.keys() >= set(owners) and changed & set(owners)]
+    return [module for owners in wanted for module in WARM[owners]]
 
 
 def _as_written(parsed: Parsed) -> dict[str, Any]:

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, ConfigDict, Field, StrictBool
 
+from server.effects import Confirm, Effects
 from server.errors import AigbbError, InvalidName
-from server.functions import Confirm, Declared, Draft, Effects
+from server.functions import Declared, Draft
 from server.registrar import Registered, Synced, Wanted
 from server.registry import Event, Version
 from server.tools import not_strict

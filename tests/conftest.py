@@ -308,15 +308,15 @@ def server_environment(folder: Path, cache: Path, **settings: object) -> dict[st
     return {**kept, **{f"AIGBB_{name.upper()}": str(value) for name, value in ours.items()}, "COLUMNS": "200"}
 
 
-def seed_of(cache: Path) -> Path:
-    """Return the home of a service that started once and was stopped. It is made once a run, beside the cache."""
-    folder = cache.parent / "seed"
-    with FileLock(cache.parent / "seed.lock"):
+def seed_of(cache: Path, *, shipped: bool) -> Path:
+    """Return the folder of a service that started once and was stopped. It is made once a run, beside the cache."""
+    folder = cache.parent / ("shipped" if shipped else "seed")
+    with FileLock(f"{folder}.lock"):
         if not (folder / "done").exists():
-            with running_server(folder, cache, seeded=False):
+            with running_server(folder, cache, seeded=False, shipped=shipped):
                 pass
             (folder / "done").touch()
-    return folder / "home"
+    return folder
 
 
 @contextmanager
@@ -328,17 +328,23 @@ def running_server(
     *,
     runner: Any = (),
     seeded: Any = True,
+    shipped: Any = False,
     **settings: object,
 ) -> Iterator[Server]:
     """Start a service in `folder`, with more in its environment, and wait until it is ready.
 
-    runner: list of str, a command that starts the service, such as one that changes the user. seeded: bool, whether a
-    new home has the environment of the default packages already, in place of building it.
+    runner: list of str, a command that starts the service, such as one that changes the user. shipped: bool, whether
+    it is as users have it, with the functions that ship and all default packages; else it has no function of its own,
+    and kernels have only what they cannot do without. seeded: bool, whether a new home has all of that already, in
+    place of building it.
     """
+    if shipped and not (folder / "aigbb_functions").exists():
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / "aigbb_functions", folder / "aigbb_functions", ignore=ignored)
     if seeded and not (folder / "home").exists():
-        seed(seed_of(cache), folder / "home")
+        seed(seed_of(cache, shipped=shipped), folder)
     environment = {**server_environment(folder, cache, **settings), **(more or {})}
-    argv = [*runner, sys.executable, "-m", "server", "serve"]
+    argv = [*runner, sys.executable, "-m", "server" if shipped else "tests.lean", "serve"]
     process = subprocess.Popen(argv, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
     server = Server(process, folder / "home", folder / "aigbb_functions", environment)
     try:
@@ -365,8 +371,7 @@ def running_server(
 def server(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Server]:
     """A service with the functions that ship, for tests that leave it as they found it."""
     folder = tmp_path_factory.mktemp("server")
-    shutil.copytree(ROOT / "aigbb_functions", folder / "aigbb_functions", ignore=shutil.ignore_patterns("__pycache__"))
-    with running_server(folder, cache) as started:
+    with running_server(folder, cache, shipped=True) as started:
         yield started
 
 

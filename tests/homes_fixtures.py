@@ -13,6 +13,7 @@ from server.functions import Draft
 from server.registrar import Wanted
 from server.service import Service
 from tests.homes import settings_of
+from tests.lean import LEAN
 from tests.seeds import copied
 
 
@@ -26,14 +27,21 @@ def template(shared: Path, cache: Path) -> Path:
             draft = Draft("def steady(n: int) -> int:\n    return n * 2\n")
             await service.register([Wanted(draft)], Caller())
 
-    with FileLock(shared / "template.lock"):
+    with FileLock(shared / "template.lock"), pytest.MonkeyPatch.context() as patch:
         if not (folder / "done").exists():
+            patch.setattr("kernels.packages.DEFAULT_REQUIREMENTS", LEAN)
             asyncio.run(prepare())
             (folder / "done").touch()
     return folder
 
 
 @pytest.fixture
-def folder(template: Path, tmp_path: Path) -> Path:
-    """A copy of it; the environments' files are linked, as they never change."""
+def lean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the environments of a test's own services have few packages."""
+    monkeypatch.setattr("kernels.packages.DEFAULT_REQUIREMENTS", LEAN)
+
+
+@pytest.fixture
+def folder(template: Path, tmp_path: Path, lean: None) -> Path:
+    """A copy of it, for lean services; the environments' files are linked, as they never change."""
     return copied(template, tmp_path / "service")

@@ -22,6 +22,7 @@ from server.functions import Draft
 from server.registrar import Wanted
 from server.service import Service
 from tests.homes import left_over, settings_of
+from tests.lean import make_lean
 
 
 def die() -> None:
@@ -72,4 +73,5 @@ async def main(folder: Path, cache: Path, plan: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    make_lean()
     asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])))

@@ -10,10 +10,13 @@ from pathlib import Path
 OWN = ("token", "audit.sqlite3", "service.lock")
 
 
-def seed(template: Path, home: Path) -> None:
-    """Make a home of another one, of a service that ran and was stopped; it has a token and an audit of its own."""
-    shutil.copytree(template, home, copy_function=os.link, symlinks=True, ignore=shutil.ignore_patterns(*OWN))
+def seed(template: Path, folder: Path) -> None:
+    """Give a folder the home of another one's service, with a token and an audit of its own."""
+    home = folder / "home"
+    shutil.copytree(template / "home", home, copy_function=os.link, symlinks=True, ignore=shutil.ignore_patterns(*OWN))
     _write_anew([*home.glob("*"), *home.rglob("snapshot")])
+    if not (folder / "extra-requirements.txt").exists():
+        shutil.copy(template / "extra-requirements.txt", folder)
 
 
 def copied(template: Path, copy: Path) -> Path:

@@ -27,7 +27,7 @@ ORDER = [
     ["kernels.bytecode"],
     ["kernels.environments"],
     ["kernels.kernelspecs", "kernels.probing", "kernels.provisioner", "kernels.kernel"],
-    ["kernels.forkserver", "kernels.spares"],
+    ["kernels.forkserver", "kernels.spares", "kernels.limits"],
     ["kernels.pool"],
     ["server.errors", "server.refusals", "server.models", "server.allowlist", "server.hints", "server.observing"],
     ["server.patterns"],

@@ -225,6 +225,13 @@ def test_a_wrong_setting_is_named(tmp_path: Path, cache: Path) -> None:
     assert "pool_size" in done.stderr
 
 
+def test_commands_that_ask_the_service_do_not_import_it() -> None:
+    heavy = ["fastapi", "jupyter_client", "limits", "openai", "pygments", "sqlalchemy", "structlog", "uvicorn", "zmq"]
+    code = f"import sys, server.cli; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_every_setting_is_a_flag_of_serve(tmp_path: Path, cache: Path) -> None:
     text = re.sub(r"\s+", " ", run(server_environment(tmp_path, cache), "serve", "--help").stdout)
     for name in Settings.model_fields:

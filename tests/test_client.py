@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -428,9 +427,8 @@ def test_the_snippets_of_the_page_print_what_it_says(tmp_path: Path, cache: Path
     provider.write_down(f"Count the words of: {text}", whole("tool_calls", tool_calls=[asked]), whole(content="Six."))
     provider.write_down(f"Which words are there twice in: {text}", asks(count), says("to, be"), says("not, or"))
     provider.write_down("Note that it rains.", asks(("keep_note", {"text": "It rains."})), says("Noted."))
-    shutil.copytree(ROOT / "aigbb_functions", tmp_path / "aigbb_functions")
     model = {"OPENAI_BASE_URL": provider.url, "OPENAI_API_KEY": "none"}
-    with running_server(tmp_path, cache, model, model="m") as started:
+    with running_server(tmp_path, cache, model, shipped=True, model="m") as started:
         environment = {**started.environment, "AIGBB_PORT": started.url.rpartition(":")[2]}
         script = f"print({MARK!r})\n".join(code for code, _ in snippets)
         done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)

@@ -11,7 +11,8 @@ import pytest
 
 from kernels.clock import SteadyClock
 from kernels.kernel import Launch
-from kernels.pool import Limits, Pool
+from kernels.limits import PoolLimits
+from kernels.pool import Pool
 from server.archive import Approval, Archive
 from server.idempotency import Replays
 from server.registry import Kept, Registry
@@ -64,7 +65,7 @@ def test_the_clock_counts_on_and_shows_the_date(jump: Callable[[], float]) -> No
 
 
 async def test_sessions_outlive_the_jump(jump: Callable[[], float], launch: Launch) -> None:
-    async with Pool(lambda: launch, Limits(spares=0, fork=False, idle_seconds=1000)) as pool:
+    async with Pool(lambda: launch, PoolLimits(spares=0, fork=False, idle_seconds=1000)) as pool:
         first = await pool.open_session("first")
         seconds = jump()
         await pool.open_session("second")  # has the pool look who has expired

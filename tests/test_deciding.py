@@ -11,8 +11,9 @@ import pytest
 from server.callers import NOBODY, Caller
 from server.completions import ToolCall
 from server.deciding import Decision, Held, args_hash, check, settle
+from server.effects import Confirm, Effects
 from server.errors import ApprovalVoid, InvalidRequest
-from server.functions import Confirm, Effects, Function
+from server.functions import Function
 from server.permits import JudgedVersion, Policy, stricter, waits
 from server.registry import Version
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from itertools import pairwise
@@ -26,8 +25,7 @@ FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 def fresh(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Server]:
     """A service as a newcomer has it after `make serve`."""
     folder = tmp_path_factory.mktemp("readme")
-    subprocess.run(["cp", "-R", ROOT / "aigbb_functions", folder], check=True)
-    with running_server(folder, cache, seeded=False) as started:
+    with running_server(folder, cache, seeded=False, shipped=True) as started:
         (folder / ".aigbb").symlink_to(started.home)
         yield started
 
@@ -82,9 +80,8 @@ def test_the_requests_of_a_page_answer_as_printed(
 ) -> None:
     fences = FENCE.findall((ROOT / "docs" / page).read_text())
     folder = tmp_path_factory.mktemp("page")
-    shutil.copytree(ROOT / "aigbb_functions", folder / "aigbb_functions")
     source, sent = "", 0
-    with running_server(folder, cache) as started, started.client() as client:
+    with running_server(folder, cache, shipped=True) as started, started.client() as client:
         for (kind, text), (after, printed) in pairwise([*fences, ("", "")]):
             if kind == "python":
                 source = text
@@ -100,7 +97,6 @@ def test_the_page_of_chat_answers_as_printed(tmp_path: Path, cache: Path) -> Non
     fences = FENCE.findall((ROOT / "docs" / "chat.md").read_text())
     blocks = [text for kind, text in fences if kind in ("http", "json")]
     asked, printed, registered, held_asked, held_printed, decided, done_printed, kept = blocks
-    shutil.copytree(ROOT / "aigbb_functions", tmp_path / "aigbb_functions")
     told, held, done = (json.loads(text) for text in (printed, held_printed, done_printed))
     call, waiting = told["messages"][1]["tool_calls"][0]["function"], held["approval"]["calls"][0]
     with serving() as provider:
@@ -110,7 +106,7 @@ def test_the_page_of_chat_answers_as_printed(tmp_path: Path, cache: Path) -> Non
         question = json.loads(held_asked.partition("\n")[2])["messages"][0]["content"]
         provider.write_down(question, mail, says(done["content"]))
         more = {"OPENAI_BASE_URL": provider.url}
-        with running_server(tmp_path, cache, more, model="m") as started, started.client() as client:
+        with running_server(tmp_path, cache, more, shipped=True, model="m") as started, started.client() as client:
             assert_holds(send(client, asked, "").json(), told)
             assert send(client, registered, "").status_code == 201
             answer = send(client, held_asked, "").json()

@@ -16,8 +16,9 @@ from kernels.environments import Generation
 from kernels.errors import PoolExhausted
 from kernels.home import Home
 from kernels.kernel import Kernel
+from kernels.limits import PoolLimits
 from kernels.outputs import Done, Execution, Output, Stream
-from kernels.pool import Limits, Pool
+from kernels.pool import Pool
 from kernels.tasks import Task
 from server.audit import Line
 from server.callers import Caller
@@ -223,7 +224,7 @@ async def executing(
     settings = await asyncio.to_thread(Settings)
     with launching(generation, home, folder) as launch:
         async with (
-            Pool(lambda: launch, Limits(**{"spares": 0, "fork": False, **limits})) as pool,
+            Pool(lambda: launch, PoolLimits(**{"spares": 0, "fork": False, **limits})) as pool,
             Executions(settings, pool, Sessions(pool), nothing_secret(), Observer(), unheard) as executions,
         ):
             yield executions, pool

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -37,8 +36,7 @@ KERNEL = re.compile(r"[0-9a-f]{12}")
 def own(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Server]:
     """A service that has only what is done to it here."""
     folder = tmp_path_factory.mktemp("faults")
-    shutil.copytree(ROOT / "aigbb_functions", folder / "aigbb_functions", ignore=shutil.ignore_patterns("__pycache__"))
-    with running_server(folder, cache, pool_size=SPARES, pool_max=SPARES) as started:
+    with running_server(folder, cache, shipped=True, pool_size=SPARES, pool_max=SPARES) as started:
         yield started
 
 

@@ -39,7 +39,8 @@ def _relay(listener: socket.socket, port: int, room: int, had: list[int]) -> Non
             return
         had.append(0)
         with client, socket.create_connection(("127.0.0.1", port)) as service:
-            service.sendall(client.recv(65536))  # one small request
+            # One small request. A service that keeps the connection after a whole answer would hold up the next one.
+            service.sendall(client.recv(65536).replace(b"keep-alive", b"close"))
             while (left := room - had[-1]) > 0 and (data := service.recv(1000)):
                 client.sendall(data[:left])
                 had[-1] += len(data[:left])

@@ -23,8 +23,9 @@ from kernels.forkserver import Forks, can_fork
 from kernels.home import Home
 from kernels.kernel import Launch
 from kernels.kernelspecs import FORK, Shelf
+from kernels.limits import PoolLimits
 from kernels.outputs import Execution, Result, fold
-from kernels.pool import Limits, Pool
+from kernels.pool import Pool
 from kernels.provisioner import Line
 from kernels.tasks import Task
 from server.functions import Function
@@ -79,7 +80,7 @@ def place(generation: Generation, home: Home, tmp_path: Path) -> Iterator[Place]
 @asynccontextmanager
 async def forking(place: Place, spares: int = 0) -> AsyncIterator[Pool]:
     """A pool whose kernels are forked."""
-    async with Pool(lambda: place.launch, Limits(spares=spares)) as pool:
+    async with Pool(lambda: place.launch, PoolLimits(spares=spares)) as pool:
         pool.refresh()
         await until(lambda: pool.forks.ready)
         yield pool
@@ -315,7 +316,7 @@ async def test_a_parent_that_cannot_start_leaves_kernels_as_they_were(place: Pla
     spec = place.generation.kernelspecs / place.launch.name / "kernel.json"
     broken = json.loads(spec.read_text())
     broken["argv"][1] = "/nowhere/launch.py"
-    async with Pool(lambda: place.launch, Limits(spares=0)) as pool:
+    async with Pool(lambda: place.launch, PoolLimits(spares=0)) as pool:
         good = spec.read_text()
         spec.write_text(json.dumps(broken))
         pool.refresh()
@@ -384,7 +385,7 @@ def test_nothing_outlives_a_service_that_is_killed(tmp_path: Path, cache: Path) 
 
 
 async def test_where_forking_is_not_wanted_kernels_are_started(place: Place) -> None:
-    async with Pool(lambda: place.launch, Limits(spares=0, fork=False)) as pool:
+    async with Pool(lambda: place.launch, PoolLimits(spares=0, fork=False)) as pool:
         pool.refresh()
         assert (pool.forks.ready, pool.forks.reason) == (False, "switched off")
         assert shown(await run(pool, PARENT)) == str(os.getpid())

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from kernels.errors import AigbbError, InvalidRequirement, ProcessUnavailable, PythonVersionMismatch
 from kernels.sandbox import Child
+from server.effects import Effects
 from server.errors import (
     InvalidBound,
     InvalidEnv,
@@ -40,7 +41,6 @@ from server.errors import (
 from server.functions import (
     Declared,
     Draft,
-    Effects,
     Function,
     Parsed,
     Warn,

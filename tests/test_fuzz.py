@@ -7,7 +7,6 @@ says. Chat has a model that always says the same. The index is out of reach, so 
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -33,11 +32,10 @@ class Parrot(Provider):
 def fuzzed(tmp_path_factory: pytest.TempPathFactory, cache: Path, generation: Generation) -> Iterator[Server]:
     """A service with the functions that ship, and with what the installer has seen in making `generation`."""
     folder = tmp_path_factory.mktemp("fuzz")
-    shutil.copytree(ROOT / "aigbb_functions", folder / "aigbb_functions", ignore=shutil.ignore_patterns("__pycache__"))
     with serving(Parrot) as parrot:
         more = {**parrot.environment, "UV_OFFLINE": "1"}
         settings = {"model": "parrot", "confirm": "never", "max_sessions": 100, "guess_rate": "-"}
-        with running_server(folder, cache, more, **settings) as server:
+        with running_server(folder, cache, more, shipped=True, **settings) as server:
             yield server
 
 

@@ -87,11 +87,6 @@ def read_example() -> nbformat.NotebookNode:
     return example
 
 
-def functions_that_ship(folder: Path) -> None:
-    """Copy them, for a service that may write to its functions' folder."""
-    shutil.copytree(ROOT / "aigbb_functions", folder / "aigbb_functions", ignore=shutil.ignore_patterns("__pycache__"))
-
-
 @contextmanager
 def jupyter(folder: Path, cache: Path) -> Iterator[None]:
     """This process, and what it starts, as a user of Jupyter who has only the service's kernels."""
@@ -109,8 +104,7 @@ def jupyter(folder: Path, cache: Path) -> Iterator[None]:
 def service(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Server]:
     """A service of this module's own; each test registers under names of its own."""
     folder = tmp_path_factory.mktemp("notebook")
-    functions_that_ship(folder)
-    with running_server(folder, cache, seeded=False) as started, jupyter(folder, cache):
+    with running_server(folder, cache, shipped=True) as started, jupyter(folder, cache):
         yield started
 
 
@@ -282,9 +276,8 @@ def test_a_broken_function_is_one_line_in_the_next_cell_and_harms_no_other(
 
 
 def test_an_open_notebook_keeps_its_generation_while_newer_ones_come_and_go(tmp_path: Path, cache: Path) -> None:
-    functions_that_ship(tmp_path)
     generations, specs = tmp_path / "home" / "generations", tmp_path / "jupyter" / "kernels"
-    with running_server(tmp_path, cache, seeded=False, keep_generations=1) as server, jupyter(tmp_path, cache):
+    with running_server(tmp_path, cache, shipped=True, keep_generations=1) as server, jupyter(tmp_path, cache):
         with open_notebook() as old:
             assert old.run("kept = word_count('a')").error == ""
             answer = register(

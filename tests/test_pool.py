@@ -15,8 +15,9 @@ import pytest
 from kernels.admission import Owner
 from kernels.errors import KernelStartFailed, PoolExhausted, SessionBusy, SessionExists, SessionNotFound, ShuttingDown
 from kernels.kernel import Kernel, Launch
+from kernels.limits import PoolLimits
 from kernels.outputs import Execution, Result, Stream, fold
-from kernels.pool import Limits, Pool
+from kernels.pool import Pool
 from kernels.tasks import Task
 from tests.waiting import until
 
@@ -28,7 +29,7 @@ SLEEP = "import time\ntime.sleep(600)"
 @asynccontextmanager
 async def running(launch: Callable[[], Launch] | Launch, **limits: Any) -> AsyncIterator[Pool]:
     """A pool, by default without spares."""
-    async with Pool(launch if callable(launch) else lambda: launch, Limits(**{"spares": 0, **limits})) as pool:
+    async with Pool(launch if callable(launch) else lambda: launch, PoolLimits(**{"spares": 0, **limits})) as pool:
         yield pool
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -133,12 +132,10 @@ def executions(report: Path) -> list[dict[str, Any]]:
 def test_passes_on_one_service_each_time_and_answers_as_saved(
     newman: Path, cache: Path, tmp_path: Path, turns: list[str]
 ) -> None:
-    functions = tmp_path / "aigbb_functions"
-    shutil.copytree(ROOT / "aigbb_functions", functions, ignore=shutil.ignore_patterns("__pycache__"))
     [question] = [item["request"]["body"]["raw"] for item in REQUESTS if item["name"] == "Ask a model"]
     with (
         serving() as provider,
-        running_server(tmp_path, cache, {"OPENAI_BASE_URL": provider.url}, model="m") as server,
+        running_server(tmp_path, cache, {"OPENAI_BASE_URL": provider.url}, shipped=True, model="m") as server,
         server.client() as client,
     ):
         before = [one["name"] for one in client.get("/functions").json()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,7 +19,7 @@ from server.callers import EVERYTHING, SCOPES, Caller, Reach
 from server.errors import AigbbError, Forbidden, MethodNotAllowed, RouteNotFound
 from server.scopes import TABLE, WHOLE, Scopes
 from server.settings import Settings
-from tests.conftest import ROOT, Server, running_server
+from tests.conftest import Server, running_server
 from tests.doors import EVENTS, problem
 
 Row = tuple[str, str]
@@ -54,8 +53,7 @@ def path_of(path: str) -> str:
 def server(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Server]:
     """A service that wrong keys may be sent to as often as one likes."""
     folder = tmp_path_factory.mktemp("scopes")
-    shutil.copytree(ROOT / "aigbb_functions", folder / "aigbb_functions")
-    with running_server(folder, cache, guess_rate="-") as started:
+    with running_server(folder, cache, shipped=True, guess_rate="-") as started:
         yield started
 
 

@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from kernels.home import Home
-from kernels.pool import Limits
+from kernels.limits import PoolLimits
 from server.errors import InsecureBind
 from server.settings import Settings, rows, unknown
 
@@ -105,7 +105,7 @@ def test_the_pools_share() -> None:
     settings = Settings(
         pool_size=1, pool_max=6, kernel_max_age=7, max_running=2, max_waiting=3, max_sessions=4, session_idle=5
     )
-    assert settings.limits() == Limits(1, 2, 3, 4, 5.0, max_spares=6, max_age=7.0)
+    assert settings.limits() == PoolLimits(1, 2, 3, 4, 5.0, max_spares=6, max_age=7.0)
 
 
 @pytest.mark.parametrize(("size", "most"), [(2, 8), (8, 8), (9, 9), (0, 0)])

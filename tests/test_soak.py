@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import psutil
@@ -10,7 +9,7 @@ import pytest
 
 from benchmarks.census import Census, Place
 from benchmarks.soak import KEEP, run
-from tests.conftest import ROOT, running_server
+from tests.conftest import running_server
 
 AT_REST = Census(
     processes=3,
@@ -29,10 +28,11 @@ AT_REST = Census(
 @pytest.mark.nightly
 @pytest.mark.timeout(400)
 def test_nothing_is_lost_wrong_or_left(tmp_path: Path, cache: Path) -> None:
-    shutil.copytree(ROOT / "aigbb_functions", tmp_path / "aigbb_functions")
     own = tmp_path / "t"
     own.mkdir()
-    with running_server(tmp_path, cache, {"TMPDIR": str(own)}, pool_max=2, keep_generations=KEEP) as server:
+    with running_server(
+        tmp_path, cache, {"TMPDIR": str(own)}, shipped=True, pool_max=2, keep_generations=KEEP
+    ) as server:
         place = Place(psutil.Process(server.process.pid), server.home, own)
         outcome = run(place, server.url, operations=240, seed=3, say=print)
     assert outcome.faults == []

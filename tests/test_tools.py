@@ -15,7 +15,8 @@ from openai.types.chat.completion_create_params import Function as LegacyFunctio
 from openai.types.responses import FunctionToolParam
 from pydantic import TypeAdapter
 
-from server.functions import Declared, Effects, Function
+from server.effects import Effects
+from server.functions import Declared, Function
 from server.registry import Version
 from server.strict import conforms
 from server.tools import FORMATS, Format, as_seen, not_strict, render, structured

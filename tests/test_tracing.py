@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from server.settings import Traces, traces
 from server.tracing import Tracing, tracing
-from tests.conftest import ROOT, Server, running_server
+from tests.conftest import Server, running_server
 from tests.doors import execute, register, source_of, stream, wait_until
 from tests.provider import Provider, Refusal, asks, says
 from tests.test_metrics import figures
@@ -126,14 +125,13 @@ def traced(
 ) -> Iterator[Server]:
     """A service that sends traces."""
     folder = tmp_path_factory.mktemp("traced")
-    shutil.copytree(ROOT / "aigbb_functions", folder / "aigbb_functions", ignore=shutil.ignore_patterns("__pycache__"))
     more = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
         "OTEL_BSP_SCHEDULE_DELAY": "50",
         "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test",
         "OPENAI_BASE_URL": provider.url,
     }
-    with running_server(folder, cache, more, model="m", pool_size=1) as started:
+    with running_server(folder, cache, more, shipped=True, model="m", pool_size=1) as started:
         yield started
 
 
