@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from jupyter_core.paths import jupyter_data_dir
-from pydantic import ByteSize, Field, SecretStr, StrictBool, field_validator, model_validator
+from pydantic import ByteSize, Field, SecretStr, StrictBool, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from uv import find_uv_bin
 
@@ -218,8 +218,10 @@ class Settings(BaseSettings):
 
     @field_validator("rate", "guess_rate")
     @classmethod
-    def _is_rate(cls, value: str | None) -> str | None:
-        from limits import parse_many  # much, for those who set no rate
+    def _is_rate(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value == cls.model_fields[str(info.field_name)].default:
+            return value
+        from limits import parse_many  # much, for commands of those who set no rate
 
         if value is not None and (len(parse_many(value)) != 1 or parse_many(value)[0].amount < 1):
             raise ValueError(f"{value!r} is not one rate, such as 100/second")

@@ -40,7 +40,8 @@ from kernels.packages import DEFAULT_REQUIREMENTS, Lock, Uv, parse_requirements
 from kernels.progress import silent
 from kernels.provisioner import SOCKET
 from server.settings import Settings
-from server.snapshots import write_snapshot
+from server.snapshots import write_if_other, write_snapshot
+from tests.kept import Kept, link_tree
 from tests.node import Programs, install
 from tests.provider import Provider, serving
 from tests.seeds import seed
@@ -134,10 +135,20 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def cache(shared: Path) -> Path:
-    """The installer's cache, so that packages are downloaded once a run."""
+def kept(shared: Path) -> Kept:
+    """What runs of the same sources have in common."""
+    return Kept.beside(shared.parent)
+
+
+@pytest.fixture(scope="session")
+def cache(shared: Path, kept: Kept) -> Path:
+    """The installer's cache of this run, with what services need to start."""
     folder = shared / "cache"
-    folder.mkdir(exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            for shipped in (True, False):
+                seed_of(kept, shipped=shipped)
+            link_tree(kept.cache, folder)
     return folder
 
 
@@ -151,15 +162,15 @@ def uv(cache: Path) -> Uv:
 
 
 @pytest.fixture(scope="session")
-def default_lock(shared: Path, uv: Uv) -> Lock:
+def default_lock(kept: Kept, uv: Uv) -> Lock:
     """The default packages, resolved."""
-    path = shared / "default.lock"
-    with FileLock(f"{path}.lock"):
-        if not path.exists():
-            requirements = parse_requirements(DEFAULT_REQUIREMENTS.read_text().splitlines())
-            resolved = asyncio.run(uv.resolve({r: ["default"] for r in requirements}, None, silent))
-            path.write_text(resolved.lock.text)
-    return Lock(path.read_text())
+
+    def resolve(folder: Path) -> None:
+        requirements = parse_requirements(DEFAULT_REQUIREMENTS.read_text().splitlines())
+        resolved = asyncio.run(uv.resolve({r: ["default"] for r in requirements}, None, silent))
+        (folder / "default.lock").write_text(resolved.lock.text)
+
+    return Lock((kept.made("lock", resolve) / "default.lock").read_text())
 
 
 @pytest.fixture(scope="session")
@@ -169,18 +180,25 @@ def home(shared: Path, cache: Path) -> Home:
 
 
 @pytest.fixture(scope="session")
-def generation(home: Home, uv: Uv, default_lock: Lock) -> Generation:
+def generation(kept: Kept, home: Home, uv: Uv, default_lock: Lock) -> Generation:
     """The default packages, installed, without any function."""
-    environments = Environments(home, uv)
+
+    def build(folder: Path) -> None:
+        apart = Environments(Home.create(folder, home.cache), uv)
+        made = asyncio.run(apart.build(1, default_lock, None, silent))
+        fonts = {"MPLCONFIGDIR": str(made.folder / "matplotlib"), "PATH": os.defpath}
+        subprocess.run([made.python, "-c", "import matplotlib.font_manager"], env=fonts, check=True)
+
     with FileLock(home.path / "test.lock"):
-        found = environments.find(1, default_lock)
+        found = Environments(home, uv).find(1, default_lock)
         if found is None:
-            found = asyncio.run(environments.build(1, default_lock, None, silent))
+            template = kept.made("generation", build) / "generations" / "1"
+            link_tree(template, home.generations / "1")
+            found = Environments(home, uv).find(1, default_lock)
+            assert found is not None
             write_snapshot(home.snapshots / "1", [], {})
-            found.pointer.write_text(str(home.snapshots / "1"))
+            write_if_other(found.pointer, str(home.snapshots / "1"))
             Shelf(found.kernelspecs, home.path, FORK).put(found)
-            fonts = {"MPLCONFIGDIR": str(found.folder / "matplotlib"), "PATH": os.defpath}
-            subprocess.run([found.python, "-c", "import matplotlib.font_manager"], env=fonts, check=True)
     return found
 
 
@@ -308,15 +326,14 @@ def server_environment(folder: Path, cache: Path, **settings: object) -> dict[st
     return {**kept, **{f"AIGBB_{name.upper()}": str(value) for name, value in ours.items()}, "COLUMNS": "200"}
 
 
-def seed_of(cache: Path, *, shipped: bool) -> Path:
-    """Return the folder of a service that started once and was stopped. It is made once a run, beside the cache."""
-    folder = cache.parent / ("shipped" if shipped else "seed")
-    with FileLock(f"{folder}.lock"):
-        if not (folder / "done").exists():
-            with running_server(folder, cache, seeded=False, shipped=shipped):
-                pass
-            (folder / "done").touch()
-    return folder
+def seed_of(kept: Kept, *, shipped: bool) -> Path:
+    """Return the folder of a service that started once and was stopped."""
+
+    def start(folder: Path) -> None:
+        with running_server(folder, kept.cache, seeded=False, shipped=shipped):
+            pass
+
+    return kept.made("shipped" if shipped else "seed", start)
 
 
 @contextmanager
@@ -342,7 +359,7 @@ def running_server(
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / "aigbb_functions", folder / "aigbb_functions", ignore=ignored)
     if seeded and not (folder / "home").exists():
-        seed(seed_of(cache, shipped=shipped), folder)
+        seed(seed_of(Kept.beside(cache.parents[1]), shipped=shipped), folder)
     environment = {**server_environment(folder, cache, **settings), **(more or {})}
     argv = [*runner, sys.executable, "-m", "server" if shipped else "tests.lean", "serve"]
     process = subprocess.Popen(argv, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
@@ -383,9 +400,9 @@ def provider() -> Iterator[Provider]:
 
 
 @pytest.fixture(scope="session")
-def programs(shared: Path) -> Programs:
+def programs(kept: Kept) -> Programs:
     """What tests run in Node."""
-    return install(shared / "javascript")
+    return install(kept.folder / "javascript")
 
 
 @pytest.fixture

@@ -6,33 +6,29 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from server.callers import Caller
 from server.functions import Draft
 from server.registrar import Wanted
 from server.service import Service
 from tests.homes import settings_of
+from tests.kept import Kept
 from tests.lean import LEAN
 from tests.seeds import copied
 
 
 @pytest.fixture(scope="session")
-def template(shared: Path, cache: Path) -> Path:
+def template(kept: Kept, cache: Path) -> Path:
     """A folder in which a service ran and registered one function."""
-    folder = shared / "template"
 
-    async def prepare() -> None:
+    async def prepare(folder: Path) -> None:
         async with Service.open(settings_of(folder, cache)) as service:
             draft = Draft("def steady(n: int) -> int:\n    return n * 2\n")
             await service.register([Wanted(draft)], Caller())
 
-    with FileLock(shared / "template.lock"), pytest.MonkeyPatch.context() as patch:
-        if not (folder / "done").exists():
-            patch.setattr("kernels.packages.DEFAULT_REQUIREMENTS", LEAN)
-            asyncio.run(prepare())
-            (folder / "done").touch()
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kernels.packages.DEFAULT_REQUIREMENTS", LEAN)
+        return kept.made("template", lambda folder: asyncio.run(prepare(folder)))
 
 
 @pytest.fixture

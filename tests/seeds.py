@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
+
+from tests.kept import link_tree
 
 # What each service makes for itself, and what is one service's alone.
 OWN = ("token", "audit.sqlite3", "service.lock")
@@ -13,7 +14,9 @@ OWN = ("token", "audit.sqlite3", "service.lock")
 def seed(template: Path, folder: Path) -> None:
     """Give a folder the home of another one's service, with a token and an audit of its own."""
     home = folder / "home"
-    shutil.copytree(template / "home", home, copy_function=os.link, symlinks=True, ignore=shutil.ignore_patterns(*OWN))
+    link_tree(template / "home", home)
+    for name in OWN:
+        (home / name).unlink(missing_ok=True)
     _write_anew([*home.glob("*"), *home.rglob("snapshot")])
     if not (folder / "extra-requirements.txt").exists():
         shutil.copy(template / "extra-requirements.txt", folder)
@@ -21,7 +24,7 @@ def seed(template: Path, folder: Path) -> None:
 
 def copied(template: Path, copy: Path) -> Path:
     """Make another folder like it, whose files may be written to, but those of environments."""
-    shutil.copytree(template, copy, copy_function=os.link, symlinks=True)
+    link_tree(template, copy)
     (copy / "home" / "service.lock").unlink()  # a link is the same lock
     written = [
         *(copy / "home").glob("*"),

@@ -227,7 +227,7 @@ def test_a_wrong_setting_is_named(tmp_path: Path, cache: Path) -> None:
 
 def test_commands_that_ask_the_service_do_not_import_it() -> None:
     heavy = ["fastapi", "jupyter_client", "limits", "openai", "pygments", "sqlalchemy", "structlog", "uvicorn", "zmq"]
-    code = f"import sys, server.cli; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, server.cli; server.cli.Settings(); print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
