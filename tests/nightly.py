@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,12 +32,14 @@ FAILURE = re.compile(r"^(?:FAILED|ERROR) .*", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Stage:
-    """One command. times: how often it is run, one after the other, whatever comes of each."""
+    """One command. times: how often it is run, one after the other, whatever comes of each. loops: how many processes
+    that only use up the processors run beside it."""
 
     name: str
     argv: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
     times: int = 1
+    loops: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ def stages() -> Iterator[Stage]:
     yield Stage("every extreme body at every route", [*PYTEST, "tests/test_extreme.py"], EVERY)
     yield Stage("tests that are marked nightly", [*PYTEST, "-m", "nightly"])
     yield Stage("the table of faults, ten times", [*PYTEST, "-m", "", "tests/test_faults.py"], times=10)
+    yield Stage("all tests in random order, beside two busy loops", [*PYTEST, "-p", "randomly"], times=3, loops=2)
     yield Stage("ten thousand operations", [sys.executable, "-m", "benchmarks.soak"])
     yield Stage("fine-tuning", ["make", "test-finetune"])
     for python in others():
@@ -76,7 +80,7 @@ def run(stage: Stage, console: Console) -> StageResult:
     log = LOGS / f"{re.sub(r'[^a-z0-9]+', '-', stage.name.lower())}.log"
     console.print(f"[bold]{escape(stage.name)}[/]  [dim]{escape(' '.join(stage.argv))}[/]")
     began, codes = time.monotonic(), []
-    with log.open("w") as file:
+    with log.open("w") as file, busy(stage.loops):
         for _ in range(stage.times):
             env = {**os.environ, **stage.environment}
             codes.append(
@@ -88,6 +92,18 @@ def run(stage: Stage, console: Console) -> StageResult:
         failures = [f"exit code {next(filter(None, codes))}, see {log.relative_to(ROOT)}"]
     lines = [line for line in text.splitlines() if line.strip()]
     return StageResult(stage.name, time.monotonic() - began, failures if any(codes) else [], lines[-1] if lines else "")
+
+
+@contextmanager
+def busy(loops: int) -> Iterator[None]:
+    """Keep so many processors busy meanwhile."""
+    running = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(loops)]
+    try:
+        yield
+    finally:
+        for loop in running:
+            loop.kill()
+            loop.wait()
 
 
 def print_results(results: Sequence[StageResult], console: Console) -> None:

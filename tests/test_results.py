@@ -128,7 +128,7 @@ LINKS = {extension: f"/results/{'a' * 22}.{extension}" for extension in ("png", 
 
 
 @pytest.fixture
-def kept(server: Server) -> Iterator[None]:
+def three_results(server: Server) -> Iterator[None]:
     """A file of each kind, in the shared service."""
     files = [server.home / link.removeprefix("/") for link in LINKS.values()]
     for file in files:
@@ -138,7 +138,7 @@ def kept(server: Server) -> Iterator[None]:
         file.unlink()
 
 
-@pytest.mark.usefixtures("kept")
+@pytest.mark.usefixtures("three_results")
 @pytest.mark.parametrize(
     ("extension", "kind", "disposition"),
     [
@@ -159,7 +159,7 @@ def test_a_result_is_served_as_what_it_is(
     assert answer.headers.get("content-disposition") == disposition
 
 
-@pytest.mark.usefixtures("kept")
+@pytest.mark.usefixtures("three_results")
 def test_a_result_is_for_those_with_the_token(server: Server) -> None:
     problem(httpx2.get(f"{server.url}{LINKS['png']}"), 401, "unauthorized")
 
