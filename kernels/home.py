@@ -50,6 +50,11 @@ class Home:
         """One working folder a kernel, gone with it."""
         return self.path / "work"
 
+    def clear_work(self) -> None:
+        """Delete what kernels and their parent left there. Only while none of them runs."""
+        for left in self.work.iterdir():
+            remove_tree(left)
+
     @property
     def results(self) -> Path:
         """Pictures and wholes of results, one file each."""

@@ -63,8 +63,7 @@ class Publisher:
         """Clear away what a killed service left. Only while nothing else is going on."""
         self.environments.sweep({row.number for row in self.registry.generations()})
         sweep_snapshots(self.home.snapshots, state.snapshot)
-        for left in self.home.work.iterdir():
-            remove_tree(left)
+        self.home.clear_work()
 
     def clean(self, state: State, in_use: Collection[int]) -> Iterator[int]:
         """Delete generations beyond those kept, unless a kernel of them runs, and snapshots of none.

@@ -20,6 +20,7 @@ from server.errors import PortInUse
 from server.serving import listening
 from server.settings import Settings
 from tests.conftest import ROOT, Server, running_server, server_environment
+from tests.doors import wait_until
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -254,12 +255,13 @@ def test_a_stopped_service_ends_its_kernels_and_leaves_no_sockets(
         with server.client() as client:
             client.post("/sessions", json={"id": "open"})
             client.post("/execute", json={"code": "1", "session": "open"})
+            wait_until(lambda: client.get("/healthz").json()["fork"] == "ready")
             started = psutil.Process(server.process.pid).children(recursive=True)
             assert started
         runtime = (server.home / "runtime").readlink()
         assert runtime.is_dir()
         server.stop(how)
-        assert not psutil.wait_procs(started, timeout=10)[1]
+        assert not psutil.wait_procs(started, timeout=100)[1]
         assert not runtime.exists()
         assert list((server.home / "work").iterdir()) == []
 
