@@ -148,6 +148,7 @@ def cache(shared: Path, kept: Kept) -> Path:
         if not folder.exists():
             for shipped in (True, False):
                 seed_of(kept, shipped=shipped)
+            kept.finish_cache()
             link_tree(kept.cache, folder)
     return folder
 

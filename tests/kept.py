@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,10 +35,12 @@ class Kept:
         """Return the one in a folder with runs of pytest, and delete old ones."""
         found = cls(runs / f"aigbb-{digest_of_sources()}")
         with FileLock(runs / "aigbb.lock"):
-            found.folder.mkdir(exist_ok=True, mode=0o700)
+            others = sorted((path for path in runs.glob("aigbb-*") if path.is_dir()), key=lambda p: p.stat().st_mtime)
+            found.folder.mkdir(mode=0o700, exist_ok=True)
+            if not found.cache.exists():
+                found._take_cache([cls(path) for path in others if (path / "cache.made").exists()])
             found.folder.touch()
-            others = [path for path in runs.glob("aigbb-*") if path.is_dir() and path != found.folder]
-            for old in sorted(others, key=lambda path: path.stat().st_mtime)[:-OLDER]:
+            for old in [path for path in others if path != found.folder][:-OLDER]:
                 shutil.rmtree(old)
         return found
 
@@ -46,6 +48,20 @@ class Kept:
     def cache(self) -> Path:
         """The installer's cache that all of it is made with."""
         return self.folder / "cache"
+
+    def _take_cache(self, older: Sequence[Kept]) -> None:
+        """Begin with the newest one's, as packages are the same for all sources, or with an empty one."""
+        aside = self.folder / "cache.aside"
+        shutil.rmtree(aside, ignore_errors=not aside.exists())
+        if older:
+            link_tree(older[-1].cache, aside)
+        else:
+            aside.mkdir()
+        aside.rename(self.cache)
+
+    def finish_cache(self) -> None:
+        """Say that nothing is added to the cache any more, so that it can be linked from."""
+        (self.folder / "cache.made").touch()
 
     def made(self, name: str, make: Callable[[Path], object]) -> Path:
         """Return a folder, made now if no run has done so, or one has not come to its end."""

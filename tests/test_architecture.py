@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import tomllib
 from collections.abc import Iterable
@@ -114,12 +115,19 @@ def module_name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
-def imports(path: Path) -> set[str]:
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    """Parse each file once."""
+    return ast.parse(path.read_text())
+
+
+@functools.cache
+def imports(path: Path) -> frozenset[str]:
     """Every module that a file imports, anywhere in it."""
-    return imports_of(ast.walk(ast.parse(path.read_text())))
+    return imports_of(ast.walk(parsed(path)))
 
 
-def imports_of(nodes: Iterable[ast.AST]) -> set[str]:
+def imports_of(nodes: Iterable[ast.AST]) -> frozenset[str]:
     """Every module that these statements import."""
     found: set[str] = set()
     for node in nodes:
@@ -127,7 +135,7 @@ def imports_of(nodes: Iterable[ast.AST]) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
+    return frozenset(found)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
@@ -147,7 +155,7 @@ def test_what_runs_inside_kernels_imports_nothing_of_the_service(path: Path) -> 
 @pytest.mark.parametrize("name", ["launch", "package", "functions", "calling"])
 def test_a_kernel_starts_without_what_only_calls_need(name: str) -> None:
     """pydantic takes a good part of a start: a spare loads it when it is prepared."""
-    tree = ast.parse((ROOT / "kernels" / "inside" / f"{name}.py").read_text())
+    tree = parsed(ROOT / "kernels" / "inside" / f"{name}.py")
     at_once = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
     found = imports_of(at_once)
     assert found.isdisjoint({"pydantic", "pydantic_core", "contract", "forms", "arguments"})
@@ -207,7 +215,7 @@ def test_jupyter_and_zmq_have_one_home() -> None:
 def test_files_and_functions_stay_small(path: Path) -> None:
     text = path.read_text()
     assert text.count("\n") <= 450
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             assert (node.end_lineno or 0) - node.lineno < 50, node.name
 

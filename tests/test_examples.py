@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -216,12 +217,13 @@ def test_extract(service: Server, provider: Provider) -> None:
 
 MAIL = {"to": "ada@example.com", "subject": "Lunch", "body": "At one."}
 ASKED = "Tell ada@example.com by email that lunch is at one."
-WAITS = f"send_email@1 waits: {json.dumps(MAIL)}"
+WAITS = f"send_email waits: {json.dumps(MAIL)}"
 
 
 def test_approval(service: Server, provider: Provider) -> None:
     provider.write_down(ASKED, asks(("send_email", MAIL)), says("I have sent it."))
-    assert run(service, "approval", "--yes") == [WAITS, "send_email: ok", "done: I have sent it."]
+    lines = [re.sub(r"(?<=send_email)@\d+", "", line) for line in run(service, "approval", "--yes")]
+    assert lines == [WAITS, "send_email: ok", "done: I have sent it."]
     assert names(service) == []
 
 
