@@ -191,6 +191,10 @@ FAULTS: dict[str, tuple[Answer, Answer, set[str]]] = {
 }
 
 
+# These take until the installer's patience ends.
+SLOW = ("slow", "slow file", "endless page")
+
+
 @contextmanager
 def lying(page: Answer, file: Answer) -> Iterator[str]:
     """Serve it. Gives its address."""
@@ -219,8 +223,10 @@ async def install(uv: Uv, home: Home) -> None:
     await Environments(home, uv).build(1, lock, None, silent)
 
 
-@pytest.mark.nightly
-@pytest.mark.parametrize(("page", "file", "codes"), FAULTS.values(), ids=FAULTS.keys())
+@pytest.mark.parametrize(
+    ("page", "file", "codes"),
+    [pytest.param(*fault, id=name, marks=[pytest.mark.nightly] * (name in SLOW)) for name, fault in FAULTS.items()],
+)
 async def test_what_an_index_does_wrong_is_told_and_changes_nothing(
     page: Answer, file: Answer, codes: set[str], home: Home, tmp_path: Path
 ) -> None:

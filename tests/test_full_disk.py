@@ -27,7 +27,7 @@ from server.snapshots import Projection
 from tests.homes import execute, left_over, settings_of
 from tests.seeds import copied
 
-pytestmark = [pytest.mark.anyio, pytest.mark.nightly]
+pytestmark = pytest.mark.anyio
 pytest_plugins = ["tests.homes_fixtures"]
 
 
@@ -51,7 +51,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def settings(template: Path, tmp_path: Path, disk: Path, cache: Path) -> Settings:
+def settings(template: Path, tmp_path: Path, disk: Path, cache: Path, lean: None) -> Settings:
     """A service whose home is on that disk, but for the environment that it has already."""
     folder = copied(template, tmp_path / "service")
     real = folder / "home" / "generations" / "1"

@@ -427,7 +427,6 @@ def test_other_requests_are_answered(talk: Talk) -> None:
     assert talk.ask(talk.client.inspect("print", 3))[0]["found"] is True
     assert talk.ask(talk.client.is_complete("for x in y:"))[0]["status"] == "incomplete"
     assert talk.ask(talk.client.history(hist_access_type="tail", n=1))[0]["status"] == "ok"
-    assert talk.ask(talk.client.comm_info())[0]["comms"] == {}
     assert talk.ask(talk.client.kernel_info())[0]["implementation"] == "ipython"
 
 
@@ -443,6 +442,8 @@ get_ipython().kernel.comm_manager.register_target('doubling', opened)
     assert kinds(published_for(talk, talk.send("comm_open", opened))) == ["busy", "idle"]
     published = published_for(talk, talk.send("comm_msg", {"comm_id": "c1", "data": {"n": 21}}))
     assert [m["content"]["data"] for m in published if m["msg_type"] == "comm_msg"] == [{"twice": 42}]
+    published_for(talk, talk.send("comm_close", {"comm_id": "c1", "data": {}}))
+    assert talk.ask(talk.client.comm_info())[0]["comms"] == {}
 
 
 def published_for(talk: Talk, request: str) -> list[Message]:
