@@ -89,7 +89,8 @@ class Home:
     def runtime(self) -> Iterator[Path]:
         """A private folder with a path short enough for unix sockets (107 bytes).
 
-        A link in the home remembers it, so that the next start can remove what a killed service left.
+        A link in the home remembers it, so that the next start can remove what a killed service left. At its end,
+        whatever uses it has ended: what was left in `work` goes too.
         """
         link = self.path / "runtime"
         _remove_runtime(link)
@@ -99,6 +100,7 @@ class Home:
             yield folder
         finally:
             _remove_runtime(link)
+            self.clear_work()
 
 
 def _short_temporary_folder() -> str | None:

@@ -170,7 +170,6 @@ class Service:
             with ExitStack() as opened:
                 with usable(home.path):
                     notes = await asyncio.to_thread(_make_sound, home, Projection(settings.functions_dir))
-                    opened.callback(home.clear_work)
                     runtime = opened.enter_context(home.runtime())
                     stores = opened.enter_context(Stores.open(settings, home))
                     await asyncio.to_thread(_correct_dates, stores.registry, stores.archive, settings.approval_seconds)
