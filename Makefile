@@ -8,7 +8,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 # A service that compiles all that it imports starts three times as late, and tests start a hundred.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help serve test nightly test-finetune check bench soak finetune-demo lock clean
+.PHONY: help serve test coverage nightly test-finetune check bench soak finetune-demo lock clean
 
 help: ## show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -20,6 +20,12 @@ test: $(VENV)/.tests ## install what tests need; lint, types and the tests that 
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+coverage: $(VENV)/.tests ## which lines and branches make test runs, in the service and its commands; a third slower
+	@$(UV) pip install --quiet --python $(BIN)/python coverage==7.17.5
+	@rm -rf .coverage .coverage.*
+	-$(BIN)/python -m coverage run -m pytest -n 3 --dist loadfile --no-loadscope-reorder -q $(ARGS)
+	@$(BIN)/python -m coverage combine -q && $(BIN)/python -m coverage report
 
 nightly: $(VENV)/.tests ## all that make test leaves out, and a table of it: an hour or more
 	$(BIN)/python -m tests.nightly $(ARGS)
