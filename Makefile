@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
 FINETUNE := .venv-finetune
+PYTEST := -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 # A service that compiles all that it imports starts three times as late, and tests start a hundred.
@@ -19,13 +20,13 @@ serve: $(VENV)/.ready ## start the service on 127.0.0.1:8000
 test: $(VENV)/.tests ## install what tests need; lint, types and the tests that do not take long
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python $(PYTEST) $(ARGS)
 
-coverage: $(VENV)/.tests ## which lines and branches make test runs, in the service and its commands; a third slower
+coverage: $(VENV)/.tests ## which lines and branches make test runs, in the service and its commands
 	@$(UV) pip install --quiet --python $(BIN)/python coverage==7.17.5
 	@rm -rf .coverage .coverage.*
-	-$(BIN)/python -m coverage run -m pytest -n 3 --dist loadfile --no-loadscope-reorder -q $(ARGS)
-	@$(BIN)/python -m coverage combine -q && $(BIN)/python -m coverage report
+	@$(BIN)/python -m coverage run $(PYTEST) -q $(ARGS); failed=$$?; \
+		$(BIN)/python -m coverage combine -q && $(BIN)/python -m coverage report && exit $$failed
 
 nightly: $(VENV)/.tests ## all that make test leaves out, and a table of it: an hour or more
 	$(BIN)/python -m tests.nightly $(ARGS)

@@ -11,8 +11,8 @@ import typer
 from rich.markup import escape
 from rich.text import Text
 
+from server.call_policy import Confirm, Effects
 from server.client import path_of
-from server.effects import Confirm, Effects
 from server.printing import (
     REFUSED,
     AsJson,

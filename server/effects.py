@@ -11,15 +11,12 @@ import builtins
 import string
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from server import allowlist as lists
 from server.blocks import COMPREHENSIONS, Block, Blocks, BlocksDiffer, Function, TooInvolved, own_attributes
 from server.origins import OUTSIDE, Values, canonical, is_module
 
-# Whether a person is asked before a model's call runs; `policy` leaves that to the chat and the effects.
-Confirm = Literal["never", "always", "policy"]
-Effects = Literal["read", "write", "unknown"]
 NODES = (
     ast.Module, ast.Expression, ast.expr_context, ast.boolop, ast.operator, ast.unaryop, ast.cmpop, ast.keyword,
     ast.alias, ast.arg, ast.arguments, ast.comprehension, ast.withitem, ast.match_case, ast.pattern,

@@ -24,7 +24,7 @@ from kernels.messages import clean
 from kernels.packages import applies, parse_requirements
 from kernels.suggestions import suggestions
 from server import schemas
-from server.effects import Confirm, Effects
+from server.call_policy import Confirm, Effects
 from server.errors import (
     InvalidBound,
     InvalidEnv,

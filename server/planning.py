@@ -14,7 +14,6 @@ from packaging.utils import canonicalize_name
 from kernels import packages
 from kernels.environments import Environments
 from kernels.errors import DependencyConflict, ResolveError
-from kernels.packages import parse_requirements
 from kernels.progress import Report
 from server.registry import GenerationRow, Registry, State, moment
 from server.snapshots import Projection
@@ -75,7 +74,8 @@ class Planner:
     def _owners(self, state: State) -> dict[str, list[str]]:
         """Every requirement with those who ask for it."""
         owners: dict[str, list[str]] = {}
-        for requirement in parse_requirements(packages.DEFAULT_REQUIREMENTS.read_text(encoding="utf-8").splitlines()):
+        lines = packages.DEFAULT_REQUIREMENTS.read_text(encoding="utf-8").splitlines()
+        for requirement in packages.parse_requirements(lines):
             owners.setdefault(requirement, []).append(DEFAULT_PACKAGES)
         for requirement in self.projection.own_requirements():
             owners.setdefault(requirement, []).append(OWN_PACKAGES)

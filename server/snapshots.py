@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from kernels.errors import InvalidRequirement
 from kernels.home import write_atomically
 from kernels.packages import parse_requirements
-from server.effects import Confirm, Effects
+from server.call_policy import Confirm, Effects
 from server.errors import InvalidRequest
 from server.functions import Declared, Draft, Function
 

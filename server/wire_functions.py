@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, ConfigDict, Field, StrictBool
 
-from server.effects import Confirm, Effects
+from server.call_policy import Confirm, Effects
 from server.errors import AigbbError, InvalidName
 from server.functions import Declared, Draft
 from server.registrar import Registered, Synced, Wanted

@@ -41,7 +41,7 @@ from kernels.progress import silent
 from kernels.provisioner import SOCKET
 from server.settings import Settings
 from server.snapshots import write_if_other, write_snapshot
-from tests.kept import Kept, link_tree
+from tests.artifacts import ArtifactCache, link_tree
 from tests.node import Programs, install
 from tests.provider import Provider, serving
 from tests.seeds import seed
@@ -135,21 +135,21 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def kept(shared: Path) -> Kept:
+def artifacts(shared: Path) -> ArtifactCache:
     """What runs of the same sources have in common."""
-    return Kept.beside(shared.parent)
+    return ArtifactCache.beside(shared.parent)
 
 
 @pytest.fixture(scope="session")
-def cache(shared: Path, kept: Kept) -> Path:
+def cache(shared: Path, artifacts: ArtifactCache) -> Path:
     """The installer's cache of this run, with what services need to start."""
     folder = shared / "cache"
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             for shipped in (True, False):
-                seed_of(kept, shipped=shipped)
-            kept.finish_cache()
-            link_tree(kept.cache, folder)
+                seed_of(artifacts, shipped=shipped)
+            artifacts.finish_cache()
+            link_tree(artifacts.cache, folder)
     return folder
 
 
@@ -163,7 +163,7 @@ def uv(cache: Path) -> Uv:
 
 
 @pytest.fixture(scope="session")
-def default_lock(kept: Kept, uv: Uv) -> Lock:
+def default_lock(artifacts: ArtifactCache, uv: Uv) -> Lock:
     """The default packages, resolved."""
 
     def resolve(folder: Path) -> None:
@@ -171,7 +171,7 @@ def default_lock(kept: Kept, uv: Uv) -> Lock:
         resolved = asyncio.run(uv.resolve({r: ["default"] for r in requirements}, None, silent))
         (folder / "default.lock").write_text(resolved.lock.text)
 
-    return Lock((kept.made("lock", resolve) / "default.lock").read_text())
+    return Lock((artifacts.made("lock", resolve) / "default.lock").read_text())
 
 
 @pytest.fixture(scope="session")
@@ -181,7 +181,7 @@ def home(shared: Path, cache: Path) -> Home:
 
 
 @pytest.fixture(scope="session")
-def generation(kept: Kept, home: Home, uv: Uv, default_lock: Lock) -> Generation:
+def generation(artifacts: ArtifactCache, home: Home, uv: Uv, default_lock: Lock) -> Generation:
     """The default packages, installed, without any function."""
 
     def build(folder: Path) -> None:
@@ -193,7 +193,7 @@ def generation(kept: Kept, home: Home, uv: Uv, default_lock: Lock) -> Generation
     with FileLock(home.path / "test.lock"):
         found = Environments(home, uv).find(1, default_lock)
         if found is None:
-            template = kept.made("generation", build) / "generations" / "1"
+            template = artifacts.made("generation", build) / "generations" / "1"
             link_tree(template, home.generations / "1")
             found = Environments(home, uv).find(1, default_lock)
             assert found is not None
@@ -327,14 +327,14 @@ def server_environment(folder: Path, cache: Path, **settings: object) -> dict[st
     return {**kept, **{f"AIGBB_{name.upper()}": str(value) for name, value in ours.items()}, "COLUMNS": "200"}
 
 
-def seed_of(kept: Kept, *, shipped: bool) -> Path:
+def seed_of(artifacts: ArtifactCache, *, shipped: bool) -> Path:
     """Return the folder of a service that started once and was stopped."""
 
     def start(folder: Path) -> None:
-        with running_server(folder, kept.cache, seeded=False, shipped=shipped):
+        with running_server(folder, artifacts.cache, seeded=False, shipped=shipped):
             pass
 
-    return kept.made("shipped" if shipped else "seed", start)
+    return artifacts.made("shipped" if shipped else "seed", start)
 
 
 @contextmanager
@@ -360,7 +360,7 @@ def running_server(
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / "aigbb_functions", folder / "aigbb_functions", ignore=ignored)
     if seeded and not (folder / "home").exists():
-        seed(seed_of(Kept.beside(cache.parents[1]), shipped=shipped), folder)
+        seed(seed_of(ArtifactCache.beside(cache.parents[1]), shipped=shipped), folder)
     environment = {**server_environment(folder, cache, **settings), **(more or {})}
     argv = [*runner, sys.executable, "-m", "server" if shipped else "tests.lean", "serve"]
     process = subprocess.Popen(argv, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
@@ -401,9 +401,9 @@ def provider() -> Iterator[Provider]:
 
 
 @pytest.fixture(scope="session")
-def programs(kept: Kept) -> Programs:
+def programs(artifacts: ArtifactCache) -> Programs:
     """What tests run in Node."""
-    return install(kept.folder / "javascript")
+    return Programs(artifacts.made("javascript", install))
 
 
 @pytest.fixture

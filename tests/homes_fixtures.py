@@ -11,14 +11,14 @@ from server.callers import Caller
 from server.functions import Draft
 from server.registrar import Wanted
 from server.service import Service
+from tests.artifacts import ArtifactCache
 from tests.homes import settings_of
-from tests.kept import Kept
 from tests.lean import LEAN
 from tests.seeds import copied
 
 
 @pytest.fixture(scope="session")
-def template(kept: Kept, cache: Path) -> Path:
+def template(artifacts: ArtifactCache, cache: Path) -> Path:
     """A folder in which a service ran and registered one function."""
 
     async def prepare(folder: Path) -> None:
@@ -28,7 +28,7 @@ def template(kept: Kept, cache: Path) -> Path:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kernels.packages.DEFAULT_REQUIREMENTS", LEAN)
-        return kept.made("template", lambda folder: asyncio.run(prepare(folder)))
+        return artifacts.made("template", lambda folder: asyncio.run(prepare(folder)))
 
 
 @pytest.fixture

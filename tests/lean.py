@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from kernels import packages
@@ -19,5 +18,4 @@ if __name__ == "__main__":
     from server.cli import main
 
     make_lean()
-    sys.argv[0] = "server"
     main()

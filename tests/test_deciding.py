@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from server.call_policy import Confirm, Effects
 from server.callers import NOBODY, Caller
 from server.completions import ToolCall
 from server.deciding import Decision, Held, args_hash, check, settle
-from server.effects import Confirm, Effects
 from server.errors import ApprovalVoid, InvalidRequest
 from server.functions import Function
 from server.permits import JudgedVersion, Policy, stricter, waits

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from kernels.errors import AigbbError, InvalidRequirement, ProcessUnavailable, PythonVersionMismatch
 from kernels.sandbox import Child
-from server.effects import Effects
+from server.call_policy import Effects
 from server.errors import (
     InvalidBound,
     InvalidEnv,

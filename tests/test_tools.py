@@ -15,7 +15,7 @@ from openai.types.chat.completion_create_params import Function as LegacyFunctio
 from openai.types.responses import FunctionToolParam
 from pydantic import TypeAdapter
 
-from server.effects import Effects
+from server.call_policy import Effects
 from server.functions import Declared, Function
 from server.registry import Version
 from server.strict import conforms

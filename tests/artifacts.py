@@ -25,13 +25,13 @@ OLDER = 2
 
 
 @dataclass(frozen=True)
-class Kept:
+class ArtifactCache:
     """The folder of the current sources."""
 
     folder: Path
 
     @classmethod
-    def beside(cls, runs: Path) -> Kept:
+    def beside(cls, runs: Path) -> ArtifactCache:
         """Return the one in a folder with runs of pytest, and delete old ones."""
         found = cls(runs / f"aigbb-{digest_of_sources()}")
         with FileLock(runs / "aigbb.lock"):
@@ -49,7 +49,7 @@ class Kept:
         """The installer's cache that all of it is made with."""
         return self.folder / "cache"
 
-    def _take_cache(self, older: Sequence[Kept]) -> None:
+    def _take_cache(self, older: Sequence[ArtifactCache]) -> None:
         """Begin with the newest one's, as packages are the same for all sources, or with an empty one."""
         aside = self.folder / "cache.aside"
         shutil.rmtree(aside, ignore_errors=not aside.exists())
